@@ -1,0 +1,98 @@
+"""The errors a user can meet.
+
+    WenluError
+    ├── SettingsError     a setting or an option is wrong                        exit 2
+    ├── DataError         a text, table or token file is wrong                   exit 2
+    ├── TokenizerError    a tokenizer is wrong, or does not fit                  exit 2
+    ├── CheckpointError   a run, model or checkpoint directory is wrong          exit 2
+    ├── RequestError      a prompt or a request is wrong                         exit 2
+    ├── GateError         a check that was asked for did not hold                exit 3
+    ├── RunError          the run could not go on (lock, space, resources)       exit 1
+    ├── NotFiniteError    a loss, gradient or weight is NaN or infinite          exit 1
+    └── DeviceError       the processor or accelerator cannot do what is asked   exit 1
+
+An error carries an id and values, never a finished text. The texts stand in ``core/messages/{en,zh}.toml`` under
+``[error.<id>]`` with the four parts of every message: ``what`` is wrong, ``where``, the value ``found``, and what to do
+(``fix``). They are formatted when somebody reads them, in that reader's language.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_WRONG_INPUT = 2
+EXIT_GATE = 3
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+
+class WenluError(Exception):
+    """Base of all errors that Wenlu raises for a user; ``id`` names its text in the catalogue."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(self, id: str, /, **values: object) -> None:
+        super().__init__(id)
+        self.id = id
+        self.values = values
+
+    def __str__(self) -> str:
+        from wenlu.core.messages import error_text
+
+        return error_text(self.id, self.values)
+
+
+class SettingsError(WenluError):
+    """A setting, an option or a combination of them is wrong."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class DataError(WenluError):
+    """A text, a table, a corpus or a token store cannot be used as it is."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class TokenizerError(WenluError):
+    """A tokenizer cannot be trained, read or applied."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class CheckpointError(WenluError):
+    """A run, model or checkpoint directory is missing, damaged or of another kind."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class RequestError(WenluError):
+    """A prompt, or what is asked of a model, cannot be served."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class GateError(WenluError):
+    """A check that the user asked for did not hold (verify, lint, parity, threshold)."""
+
+    exit_code = EXIT_GATE
+
+
+class RunError(WenluError):
+    """A run cannot start or go on: it is locked, or the machine lacks what it needs."""
+
+    exit_code = EXIT_FAILED
+
+
+class NotFiniteError(WenluError):
+    """A loss, a gradient or a weight is NaN or infinite; nothing was changed by the step that found it."""
+
+    exit_code = EXIT_FAILED
+
+
+class DeviceError(WenluError):
+    """The processor or the accelerator cannot do what is asked."""
+
+    exit_code = EXIT_FAILED
