@@ -1,0 +1,135 @@
+"""What every task is: the protocol, and the records that pass between a task, the trainer and the evaluator.
+
+A pre-training objective is a task whose examples are windows of a corpus. A module of this folder offers
+``create(settings: TaskSettings) -> Task``; the module's name is the task's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+IGNORE_INDEX = -100
+"""The label of a position that is not a target."""
+
+Batch = dict[str, Tensor]
+"""Tensors of one micro-batch under the field's names: input_ids, labels, position_ids, document_ids, attention_mask."""
+
+ExampleT = TypeVar("ExampleT")
+FeaturesT = TypeVar("FeaturesT")
+PartT = TypeVar("PartT")
+PredictionT = TypeVar("PredictionT")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The ``[task]`` table. ``chunk_rows`` positions at a time are turned into vocabulary-sized logits."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str = "causal_lm"
+    chunk_rows: int = 512
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: the sum over its targets (a scalar with a gradient), their number, and its weight."""
+
+    total: Tensor
+    count: int
+    weight: float = 1.0
+
+
+Loss = dict[str, Term]
+"""The terms of a loss by name. What is minimised is the sum of weight * total / count over the whole step."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why an example cannot be used; counted and shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the data linter of a task has to say about one row."""
+
+    id: str
+    where: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value with its definition and the number of items it is taken over."""
+
+    value: float
+    definition: str
+    count: int
+
+
+class Encoder(Protocol):
+    """The side of a tokenizer that tasks use."""
+
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+
+
+@runtime_checkable
+class Carried(Protocol):
+    """State that a recurrent model carries from one window to the next (its cache)."""
+
+    def detach_(self) -> None:
+        """Cut the gradient path to the windows before (truncated back-propagation through time)."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, to be saved in a checkpoint."""
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state back; the exact inverse of ``tensors``."""
+
+
+class Objective(Protocol):
+    """The side of a task that the trainer uses."""
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """The number of targets of each term, from the batch alone: a step divides by its sums before any backward pass."""
+
+    def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
+        """The named terms of one micro-batch."""
+
+
+class Task(Objective, Protocol[ExampleT, FeaturesT, PartT, PredictionT]):
+    """An objective with everything around it, from a source's examples to a score."""
+
+    def examples(self, source: Sequence[ExampleT], generator: torch.Generator) -> Iterator[ExampleT]:
+        """The examples of one pass; objectives cut, pair or sample here, drawing only from ``generator``."""
+
+    def check(self, rows: Sequence[ExampleT]) -> Iterator[Finding]:
+        """What is wrong with the rows, for the data linter."""
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """Put the task's head on the model (often: the model itself)."""
+
+    def encode(self, example: ExampleT, tokenizer: Encoder) -> list[FeaturesT] | Skip:
+        """Token ids and labels; several where a long example is read in strides."""
+
+    def collate(self, features: Sequence[FeaturesT], generator: torch.Generator) -> Batch:
+        """Pad, mask, corrupt; drawing only from ``generator``."""
+
+    def predict(self, module: nn.Module, batch: Batch) -> list[PartT]:
+        """One part for each row of the batch, in order."""
+
+    def merge(self, parts: Sequence[PartT]) -> PredictionT:
+        """One answer an example, in the user's units."""
+
+    def metrics(self, predictions: Sequence[PredictionT], references: Sequence[ExampleT]) -> dict[str, Score]:
+        """The task's scores."""

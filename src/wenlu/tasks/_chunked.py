@@ -1,0 +1,70 @@
+"""Cross-entropy over a vocabulary without ever holding the logits of a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Logits = Callable[[Tensor], Tensor]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Takes each chunk to its gradients while its logits exist, in the forward pass; backward only scales them.
+
+    So the head's product with the vocabulary is computed once, not again in the backward pass, at the price of keeping
+    one gradient of the head's parameters.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, labels_N: Tensor, logits: Logits, rows: int, *parameters: Tensor
+    ) -> Tensor:
+        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        hidden_gradient = torch.empty_like(hidden_ND)
+        sums: list[Tensor | None] = [None] * len(parameters)
+        for start in range(0, len(labels_N), rows):
+            chunk = hidden_ND[start : start + rows].detach().requires_grad_()
+            with torch.enable_grad():
+                loss = F.cross_entropy(logits(chunk).float(), labels_N[start : start + rows], reduction="sum")
+            gradients = torch.autograd.grad(loss, [chunk, *parameters], allow_unused=True)
+            total += loss.detach()
+            hidden_gradient[start : start + rows] = gradients[0]
+            for number, gradient in enumerate(gradients[1:]):
+                if gradient is not None:
+                    held = sums[number]
+                    sums[number] = gradient if held is None else held.add_(gradient)
+        ctx.gradients = (hidden_gradient, sums)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, sums = ctx.gradients
+        del ctx.gradients
+        scaled = [None if held is None else held.mul_(upstream[0]) for held in sums]
+        return (hidden_gradient.mul_(upstream[0].to(hidden_gradient.dtype)), None, None, None, *scaled)
+
+
+def chunked_cross_entropy(
+    hidden_ND: Tensor, labels_N: Tensor, logits: Logits, *, rows: int, parameters: Sequence[Tensor]
+) -> Tensor:
+    """Sum over N positions of -log softmax(logits(hidden))[label], in float32; natural logarithm.
+
+    Args:
+        hidden_ND: hidden states, only of positions with a target.
+        labels_N: their labels, all valid.
+        logits: the head; called with at most ``rows`` hidden states at a time.
+        rows: positions a chunk.
+        parameters: every parameter that ``logits`` may use; one gradient of each that it does use is held.
+    """
+    if not torch.is_grad_enabled():
+        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(labels_N), rows):
+            chunk = logits(hidden_ND[start : start + rows]).float()
+            total += F.cross_entropy(chunk, labels_N[start : start + rows], reduction="sum")
+        return total
+    apply = cast(Callable[..., Tensor], _ChunkedCrossEntropy.apply)
+    return apply(hidden_ND, labels_N, logits, rows, *parameters)

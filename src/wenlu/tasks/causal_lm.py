@@ -1,0 +1,157 @@
+"""Causal language modelling: predict each token from the tokens before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from wenlu.core.errors import SettingsError
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Finding, Loss, Score, Skip, TaskSettings, Term
+from wenlu.tasks._chunked import chunked_cross_entropy
+
+
+class HiddenAndLogits(Protocol):
+    """What a model must offer: hidden states, and the logits of any subset of them."""
+
+    def hidden(
+        self,
+        input_ids_BS: Tensor,
+        *,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Carried | None = None,
+    ) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """One document as the model sees it: the end token and all tokens but the last go in, all tokens are labels."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The log-probabilities of one row's targets, natural logarithm, in order."""
+
+    log_probabilities: list[float]
+
+
+class CausalLM:
+    """The task; see ``tasks/_base.py`` for what each method means."""
+
+    def __init__(self, settings: TaskSettings | None = None) -> None:
+        self.settings = settings or TaskSettings()
+        if self.settings.chunk_rows < 1:
+            raise SettingsError(
+                "training.range", setting="task.chunk_rows", value=self.settings.chunk_rows, bounds=">= 1"
+            )
+
+    def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
+        """The documents in a random order."""
+        for index in torch.randperm(len(source), generator=generator).tolist():
+            yield source[index]
+
+    def check(self, rows: Sequence[str]) -> Iterator[Finding]:
+        """Only an empty document is wrong."""
+        for number, row in enumerate(rows, start=1):
+            if not row.strip():
+                yield Finding("tasks.empty_document", str(number))
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """A language model is its own head."""
+        return model
+
+    def encode(self, example: str, tokenizer: Encoder) -> list[Features] | Skip:
+        """The document's tokens and the end token, which is the start context too."""
+        labels = [*tokenizer.encode(example), tokenizer.end_id]
+        if len(labels) == 1:
+            return Skip("empty")
+        return [Features([tokenizer.end_id, *labels[:-1]], labels)]
+
+    def collate(self, features: Sequence[Features], generator: torch.Generator | None = None) -> Batch:
+        """Rows padded on the right; padding is a document of its own and no target."""
+        length = max(len(row.labels) for row in features)
+        shape = (len(features), length)
+        batch = {
+            "input_ids": torch.zeros(shape, dtype=torch.int64),
+            "labels": torch.full(shape, IGNORE_INDEX),
+            "position_ids": torch.zeros(shape, dtype=torch.int64),
+            "document_ids": torch.full(shape, -1),
+        }
+        for number, row in enumerate(features):
+            used = len(row.labels)
+            batch["input_ids"][number, :used] = torch.tensor(row.input_ids)
+            batch["labels"][number, :used] = torch.tensor(row.labels)
+            batch["position_ids"][number, :used] = torch.arange(used)
+            batch["document_ids"][number, :used] = 0
+        return batch
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The number of labels that are not ignored."""
+        return {"cross_entropy": int((batch["labels"] != IGNORE_INDEX).sum())}
+
+    def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
+        """One term, ``cross_entropy``: the sum of -ln p over the targets."""
+        model = cast(HiddenAndLogits, module)
+        hidden_BSD = model.hidden(
+            batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"], cache=carried
+        )
+        labels = batch["labels"].flatten()
+        hidden_ND = hidden_BSD.flatten(0, 1)
+        targets = labels != IGNORE_INDEX
+        count = int(targets.sum())
+        if count < len(labels):
+            hidden_ND, labels = hidden_ND[targets], labels[targets]
+        total = chunked_cross_entropy(
+            hidden_ND,
+            labels,
+            model.logits,
+            rows=self.settings.chunk_rows,
+            parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
+        )
+        return {"cross_entropy": Term(total, count)}
+
+    @torch.no_grad()
+    def predict(self, module: nn.Module, batch: Batch) -> list[Part]:
+        """The log-probability of every target."""
+        model = cast(HiddenAndLogits, module)
+        hidden_BSD = model.hidden(
+            batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"]
+        )
+        parts = []
+        for hidden_SD, labels_S in zip(hidden_BSD, batch["labels"], strict=True):
+            targets = labels_S != IGNORE_INDEX
+            kept_ND, labels_N = hidden_SD[targets], labels_S[targets]
+            found: list[float] = []
+            for start in range(0, len(labels_N), self.settings.chunk_rows):
+                rows = slice(start, start + self.settings.chunk_rows)
+                log_probs = torch.log_softmax(model.logits(kept_ND[rows]).float(), dim=-1)
+                found += log_probs.gather(-1, labels_N[rows, None])[:, 0].tolist()
+            parts.append(Part(found))
+        return parts
+
+    def merge(self, parts: Sequence[Part]) -> list[float]:
+        """The log-probabilities of a document's tokens."""
+        return [value for part in parts for value in part.log_probabilities]
+
+    def metrics(self, predictions: Sequence[list[float]], references: Sequence[str]) -> dict[str, Score]:
+        """Loss (nats a token) and perplexity; bits per byte, which compares tokenizers, is the evaluator's."""
+        count = sum(map(len, predictions))
+        loss = -sum(map(math.fsum, predictions)) / max(count, 1)
+        return {
+            "loss": Score(loss, "mean -ln p over all tokens, end of text included", count),
+            "perplexity": Score(math.exp(loss), "exp(loss)", count),
+        }
+
+
+def create(settings: TaskSettings) -> CausalLM:
+    """The task with these settings."""
+    return CausalLM(settings)

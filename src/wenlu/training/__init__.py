@@ -1,0 +1,1 @@
+"""Training: a generator of steps, its optimizers and schedules, and the run directory it fills."""

@@ -1,0 +1,187 @@
+"""Which optimizer moves which parameter, at which rate; and its state as named tensors for the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.training.muon import Muon
+
+OptimizerName = Literal["muon", "adamw", "adam"]
+Role = Literal["matrix", "embedding", "head", "vector"]
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The ``[optimizer]`` table.
+
+    Parameters play four roles: ``matrix`` (two or more dimensions), ``embedding``, ``head`` (the untied output matrix) and
+    ``vector`` (norms, biases). ``muon`` moves the matrices with Muon and the rest with AdamW; ``adamw`` and ``adam`` (decay added
+    to the gradient) move all. ``learning_rate`` is the peak rate of the matrices, the other three follow it when they are
+    None. Weight decay acts on matrices and the head, never on embeddings, norms or biases.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: OptimizerName = "adamw"
+    learning_rate: float = 1e-3
+    embedding_rate: float | None = None
+    head_rate: float | None = None
+    vector_rate: float | None = None
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-10
+    momentum: float = 0.95
+    momentum_start: float = 0.85
+    momentum_warmup_steps: int = 100
+    newton_schulz_steps: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "embedding_rate", "head_rate", "vector_rate", "eps", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (value == 0 and name == "learning_rate")):
+                raise SettingsError("training.range", setting=f"optimizer.{name}", value=value, bounds="> 0")
+        for name in ("beta1", "beta2", "momentum", "momentum_start"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(
+                    "training.range", setting=f"optimizer.{name}", value=getattr(self, name), bounds="[0, 1)"
+                )
+        if self.name != "muon":
+            for name in ("momentum", "momentum_start", "momentum_warmup_steps", "newton_schulz_steps"):
+                if getattr(self, name) != getattr(OptimizerSettings, name):
+                    raise SettingsError(
+                        "training.unused",
+                        setting=f"optimizer.{name}",
+                        value=getattr(self, name),
+                        other="optimizer.name",
+                        because=self.name,
+                    )
+
+    def rate(self, role: Role) -> float:
+        """The peak learning rate of a role."""
+        own = {"embedding": self.embedding_rate, "head": self.head_rate, "vector": self.vector_rate}.get(role)
+        return self.learning_rate if own is None else own
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of every trainable parameter by name; a tied output matrix is an embedding."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    vocabularies = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
+    vocabulary = max(vocabularies, default=0)
+    roles: dict[str, Role] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in embeddings:
+            roles[name] = "embedding"
+        elif parameter.ndim < 2:
+            roles[name] = "vector"
+        elif parameter.size(0) == vocabulary:
+            roles[name] = "head"
+        else:
+            roles[name] = "matrix"
+    return roles
+
+
+class Optimizer:
+    """The optimizers of one model behind one face.
+
+    Args:
+        model: its trainable parameters are moved.
+        settings: rates and constants.
+        newton_schulz_dtype: the precision of Muon's iteration; bfloat16 where the processor is fast in it.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: OptimizerSettings, *, newton_schulz_dtype: torch.dtype | None = None
+    ) -> None:
+        self.settings = settings
+        self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        groups: dict[Role, list[nn.Parameter]] = {}
+        for name, role in parameter_roles(model).items():
+            groups.setdefault(role, []).append(self.parameters[name])
+        self._parts: list[torch.optim.Optimizer] = []
+        adam_roles = set(groups)
+        if settings.name == "muon":
+            matrices = [parameter for parameter in groups.get("matrix", []) if parameter.ndim == 2]
+            groups["matrix"] = [parameter for parameter in groups.get("matrix", []) if parameter.ndim != 2]
+            if matrices:
+                group = {"params": matrices, "lr": settings.learning_rate, "peak": settings.learning_rate}
+                self._parts.append(
+                    Muon(
+                        [group],
+                        weight_decay=settings.weight_decay,
+                        newton_schulz_steps=settings.newton_schulz_steps,
+                        dtype=newton_schulz_dtype,
+                    )
+                )
+        described = [_group(settings, role, groups[role]) for role in sorted(adam_roles) if groups[role]]
+        if described:
+            kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+            betas = (settings.beta1, settings.beta2)
+            self._parts.append(kind(described, betas=betas, eps=settings.eps, fused=True))
+
+    def set_rates(self, factor: float, *, index: int) -> None:
+        """Set every rate to ``factor`` times its peak, and Muon's momentum for the step with this index (from 0)."""
+        s = self.settings
+        warm = min(1.0, index / s.momentum_warmup_steps) if s.momentum_warmup_steps else 1.0
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = group["peak"] * factor
+                if isinstance(part, Muon):
+                    group["momentum"] = (1 - warm) * s.momentum_start + warm * s.momentum
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by ``<parameter name>/<state name>``: what a checkpoint keeps."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self._state_of(parameter).items():
+                found[f"{name}/{key}"] = value.detach()
+        return found
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state back, bit for bit.
+
+        Raises:
+            CheckpointError: ``training.optimizer_state`` when a tensor belongs to no parameter or has another shape.
+        """
+        for full_name, tensor in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            parameter = self.parameters.get(name)
+            if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+                raise CheckpointError("training.optimizer_state", tensor=full_name, shape=tuple(tensor.shape))
+            part = next(part for part in self._parts if _holds(part, parameter))
+            target = torch.empty_like(tensor)  # our own memory: a mapped file may be aligned otherwise
+            part.state[parameter][key] = target.copy_(tensor)
+
+    def _state_of(self, parameter: nn.Parameter) -> Mapping[str, Tensor]:
+        for part in self._parts:
+            if _holds(part, parameter):
+                return part.state.get(parameter, {})
+        return {}
+
+
+def _holds(part: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    return any(parameter is held for group in part.param_groups for held in group["params"])
+
+
+def _group(settings: OptimizerSettings, role: Role, parameters: Iterable[nn.Parameter]) -> dict[str, object]:
+    decay = settings.weight_decay if role in ("matrix", "head") else 0.0
+    rate = settings.rate(role)
+    return {"params": list(parameters), "lr": rate, "peak": rate, "weight_decay": decay}

@@ -1,0 +1,78 @@
+"""What the processor decides about a run: precision, threads. Found out once, written down, and checked on resume."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from wenlu.core.errors import DeviceError, SettingsError
+from wenlu.core.log import warn
+from wenlu.training.settings import Precision, TrainSettings
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_machine(settings: TrainSettings) -> TrainSettings:
+    """Replace ``precision = "auto"`` and ``threads = 0`` by what this machine gives.
+
+    Raises:
+        DeviceError: ``training.no_bfloat16`` when bf16 is demanded and the processor would only emulate it.
+    """
+    precision: Precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bfloat16() else "fp32"
+    elif precision == "bf16" and not has_fast_bfloat16():
+        raise DeviceError("training.no_bfloat16", capability=torch.backends.cpu.get_cpu_capability())
+    return replace(settings, precision=precision, threads=settings.threads or len(os.sched_getaffinity(0)))
+
+
+@contextlib.contextmanager
+def machine(settings: TrainSettings) -> Iterator[None]:
+    """Run with the settings' number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def autocast(precision: Precision) -> torch.autocast:
+    """The context of a forward pass: bfloat16 products with float32 weights, or nothing."""
+    assert precision != "auto", "resolve_machine decides"
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def newton_schulz_dtype(precision: Precision) -> torch.dtype:
+    """What Muon's iteration runs in."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def environment() -> dict[str, str]:
+    """What the bits of a run depend on besides its settings."""
+    return {
+        "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }
+
+
+def check_environment(then: Mapping[str, str], now: Mapping[str, str], *, allow_inexact: bool) -> None:
+    """Compare the environment of a run's checkpoint with this one.
+
+    Raises:
+        SettingsError: ``training.inexact`` naming the first difference, unless ``allow_inexact``; then it is announced.
+    """
+    for name, value in then.items():
+        if now.get(name) != value:
+            if not allow_inexact:
+                raise SettingsError("training.inexact", setting=name, then=value, now=now.get(name))
+            warn("training.inexact", setting=name, then=value, now=now.get(name))

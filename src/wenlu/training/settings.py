@@ -1,0 +1,110 @@
+"""The whole TOML of a run: one frozen dataclass a table. Each part's own settings stand beside the code that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from wenlu.core.errors import SettingsError
+from wenlu.data.documents import DataSettings
+from wenlu.models.config import ModelSettings
+from wenlu.tasks._base import TaskSettings
+from wenlu.tokenization.tokenizer import TokenizerSettings
+from wenlu.training.duration import Duration
+from wenlu.training.optimizers import OptimizerSettings
+from wenlu.training.schedules import ScheduleSettings
+
+Precision = Literal["auto", "fp32", "bf16"]
+Layout = Literal["auto", "packed", "stream"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The ``[train]`` table.
+
+    ``steps`` is the number of optimizer steps. It is decided once, from ``budget`` when it is not given, and written into
+    ``run.toml``: a resumed run never decides it again. One step reads ``batch_size`` rows of ``sequence_length`` tokens,
+    ``accumulation`` times. ``precision``, ``threads`` (0: one a processor core that is free to us) and ``layout`` are
+    resolved once as well.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    steps: int | None = None
+    budget: str | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    sequence_length: int = 256
+    seed: int = 1
+    clip: float = 1.0
+    precision: Precision = "auto"
+    threads: int = 0
+    compile: bool = False
+    layout: Layout = "auto"
+    num_workers: int = 0
+    save_every: str = "10%"
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and Duration.parse(self.budget, setting="train.budget").unit == "percent":
+            raise SettingsError("training.duration", setting="train.budget", value=self.budget)
+        Duration.parse(self.save_every, setting="train.save_every")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError("training.range", setting=f"train.{name}", value=value, bounds=f">= {least}")
+
+
+_LEAST: dict[str, float] = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulation": 1,
+    "sequence_length": 2,
+    "seed": 0,
+    "clip": 0.0,
+    "threads": 0,
+    "num_workers": 0,
+    "keep": 1,
+}
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The ``[evaluate]`` table: how validation text is scored, in a run and afterwards.
+
+    Windows of at most ``context`` tokens (0: the run's sequence length) whose starts are ``stride`` tokens apart (0: half
+    a context). ``max_tokens`` bounds the evaluations during the run (0: everything); the last one, of the finished model,
+    always reads everything up to ``final_max_tokens``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    every: str = "10%"
+    context: int = 0
+    stride: int = 0
+    max_tokens: int = 16384
+    final_max_tokens: int = 131072
+
+    def __post_init__(self) -> None:
+        Duration.parse(self.every, setting="evaluate.every")
+        for name in ("context", "stride", "max_tokens", "final_max_tokens"):
+            if getattr(self, name) < 0:
+                raise SettingsError(
+                    "training.range", setting=f"evaluate.{name}", value=getattr(self, name), bounds=">= 0"
+                )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides a run."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    data: DataSettings = field(default_factory=DataSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
