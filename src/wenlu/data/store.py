@@ -1,0 +1,237 @@
+"""The token store on disk and in memory.
+
+    STORE/
+      tokenizer/                    the tokenizer that made the ids
+      train.bin                     token ids of all documents one after another, little-endian uint16 or uint32
+      train.index.safetensors       bounds, original_bytes, characters, languages, lossless: one value a document
+      validation.bin  ...  test.bin  ...
+      store.json                    format, data type, end token, names of the language codes
+      data.json                     where it came from: what was read, dropped, cut, replaced, and why
+      MANIFEST.json                 SHA-256 and size of every file
+
+A document's tokens are those of its text followed by the end token.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from wenlu.core import runs
+from wenlu.core.errors import DataError
+
+if TYPE_CHECKING:
+    from wenlu.tokenization.tokenizer import Tokenizer
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+FORMAT = 1
+
+Int64Array = npt.NDArray[np.int64]
+TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentIndex:
+    """What is known of each document of a split besides its tokens; arrays of one value a document."""
+
+    bounds: Int64Array  # num_documents + 1: document i is tokens[bounds[i]:bounds[i + 1]]
+    original_bytes: Int64Array  # UTF-8 bytes of the text as it was read, before cleaning
+    characters: Int64Array  # characters of the cleaned text
+    languages: npt.NDArray[np.uint16]  # index into the language names
+    lossless: npt.NDArray[np.bool_]  # False: the tokens do not decode to the cleaned text
+
+
+class TokenStore:
+    """The documents of one split as token ids, memory-mapped when they are on disk."""
+
+    def __init__(
+        self,
+        tokens: TokenArray,
+        index: DocumentIndex,
+        *,
+        end_id: int,
+        vocab_size: int,
+        language_names: Sequence[str] = ("unknown",),
+        fingerprint: str = "",
+        path: Path | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.bounds = index.bounds
+        self.original_bytes = index.original_bytes
+        self.characters = index.characters
+        self.languages = index.languages
+        self.lossless = index.lossless
+        self.language_names = tuple(language_names)
+        self.end_id = end_id
+        self.vocab_size = vocab_size
+        self.fingerprint = fingerprint
+        self._descriptor: int | None = None
+        if path is not None and sys.platform != "win32":
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Sequence[int]],
+        *,
+        end_id: int,
+        vocab_size: int,
+        original_bytes: Sequence[int] | None = None,
+    ) -> TokenStore:
+        """A store in memory from token ids; each document must end with ``end_id``. Bytes default to 3 a token."""
+        lengths = np.array([len(document) for document in documents], dtype=np.int64)
+        bounds = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        tokens = np.array([token for document in documents for token in document], dtype=token_dtype(vocab_size))
+        count = len(documents)
+        sizes = 3 * lengths if original_bytes is None else np.array(original_bytes, dtype=np.int64)
+        index = DocumentIndex(
+            bounds=bounds,
+            original_bytes=sizes,
+            characters=sizes.copy(),
+            languages=np.zeros(count, dtype=np.uint16),
+            lossless=np.ones(count, dtype=np.bool_),
+        )
+        digest = hashlib.sha256(tokens.tobytes() + bounds.tobytes()).hexdigest()
+        return cls(tokens, index, end_id=end_id, vocab_size=vocab_size, fingerprint=digest)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents, end tokens included."""
+        return int(self.bounds[-1])
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.bounds) - 1
+
+    def document(self, number: int) -> TokenArray:
+        """Token ids of one document, the end token last."""
+        return self.tokens[self.bounds[number] : self.bounds[number + 1]]
+
+    def language(self, number: int) -> str:
+        """Language code of one document."""
+        return self.language_names[int(self.languages[number])]
+
+    def read(self, start: int, stop: int) -> Int64Array:
+        """Tokens start..stop as int64, read from the file without mapping pages into this process."""
+        if self._descriptor is None or sys.platform == "win32":
+            return self.tokens[start:stop].astype(np.int64)
+        size = self.tokens.dtype.itemsize
+        raw = os.pread(self._descriptor, (stop - start) * size, start * size)
+        if len(raw) != (stop - start) * size:
+            raise DataError("data.store_shrank", expected=(stop - start) * size, found=len(raw))
+        return np.frombuffer(raw, dtype=self.tokens.dtype).astype(np.int64)
+
+
+class Store:
+    """A packed corpus: three splits, their tokenizer and the record of how they were made."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        train: TokenStore,
+        validation: TokenStore,
+        test: TokenStore,
+        record: Mapping[str, object],
+        fingerprint: str,
+    ) -> None:
+        self.path = path
+        self.train = train
+        self.validation = validation
+        self.test = test
+        self.record = record
+        self.fingerprint = fingerprint
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids, loaded on first use."""
+        from wenlu.tokenization.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.path / "tokenizer")
+
+    def split(self, name: Split) -> TokenStore:
+        """One split by its name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    @staticmethod
+    def is_store(path: Path) -> bool:
+        """Whether this directory calls itself a token store; its contents are not checked."""
+        return (path / "store.json").is_file()
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Store:
+        """Open a store directory, by default only after every file's digest was compared with the manifest.
+
+        Raises:
+            DataError: ``data.not_a_store``, ``data.store_format`` (made by a newer version), ``data.store_damaged``.
+            CheckpointError: a file is missing, or its digest or size differs from the manifest.
+        """
+        if not cls.is_store(path):
+            raise DataError("data.not_a_store", path=path)
+        if verify:
+            runs.verify(path)
+        try:
+            header = json.loads((path / "store.json").read_text(encoding="utf-8"))
+            record = json.loads((path / "data.json").read_text(encoding="utf-8"))
+            manifest = (path / "MANIFEST.json").read_bytes()
+            if header["format"] != FORMAT:
+                raise DataError("data.store_format", path=path, found=header["format"], known=FORMAT)
+            splits = {name: _open_split(path, name, header) for name in SPLITS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError("data.store_damaged", path=path, reason=f"{type(error).__name__}: {error}") from error
+        return cls(path, **splits, record=record, fingerprint=hashlib.sha256(manifest).hexdigest())
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """The smallest unsigned type on disk that holds every id."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenStore:
+    token_file, index_file = path / f"{name}.bin", path / f"{name}.index.safetensors"
+    columns = load_file(index_file)
+    index = DocumentIndex(
+        bounds=columns["bounds"],
+        original_bytes=columns["original_bytes"],
+        characters=columns["characters"],
+        languages=columns["languages"],
+        lossless=columns["lossless"],
+    )
+    vocab_size, end_id, names = header["vocab_size"], header["end_id"], header["languages"]
+    if not (isinstance(vocab_size, int) and isinstance(end_id, int) and isinstance(names, list)):
+        raise ValueError("store.json: vocab_size, end_id or languages")
+    dtype = token_dtype(vocab_size)
+    num_tokens = int(index.bounds[-1])
+    if token_file.stat().st_size != num_tokens * dtype.itemsize:
+        raise ValueError(f"{token_file.name}: {token_file.stat().st_size} bytes, {num_tokens} tokens expected")
+    tokens: TokenArray
+    if num_tokens:
+        tokens = np.memmap(token_file, dtype=dtype, mode="r")
+    else:
+        tokens = np.empty(0, dtype=dtype)
+    digests = header["digests"]
+    if not isinstance(digests, Mapping):
+        raise ValueError("store.json: digests")
+    return TokenStore(
+        tokens,
+        index,
+        end_id=end_id,
+        vocab_size=vocab_size,
+        language_names=names,
+        fingerprint=str(digests[name]),
+        path=token_file,
+    )
