@@ -1,0 +1,261 @@
+"""Attention: which keys a query may see, the cache of keys and values, and the two backends.
+
+Legend: B batch, S query length, T key length, D hidden size, H query heads, K key/value heads, E head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wenlu.core.errors import RequestError
+from wenlu.models.config import StackConfig
+from wenlu.models.positions import count_positions, rotate
+
+Backend = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which keys each query sees: the earlier ones of its own document, itself included.
+
+    Padding is a document of its own, so no row of the mask is empty. When every row holds one document the mask is
+    not needed: ``allowed`` is None, and ``is_causal`` says whether there is more than one query.
+    """
+
+    allowed: Tensor | None  # bool (B or 1, 1, S, T)
+    is_causal: bool
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tokens of one call stand, and what they see."""
+
+    positions: Tensor  # int64 (B or 1, S)
+    visible: Visibility
+
+
+class LayerCache:
+    """Keys and values of one layer, in memory allocated once, at the first write, for ``max_length`` positions."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.length = 0
+        self.keys_BKTE: Tensor | None = None
+        self.values_BKTE: Tensor | None = None
+
+    def append(self, keys_BKSE: Tensor, values_BKSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values; give back all of them (B, K, T, E) as views."""
+        assert not (torch.is_grad_enabled() and keys_BKSE.requires_grad), "a cache is for inference: use torch.no_grad"
+        if self.keys_BKTE is None or self.values_BKTE is None:
+            B, K, _, E = keys_BKSE.shape
+            self.keys_BKTE = keys_BKSE.new_empty(B, K, self.max_length, E)
+            self.values_BKTE = values_BKSE.new_empty(B, K, self.max_length, E)
+        start, self.length = self.length, self.length + keys_BKSE.shape[2]
+        self.keys_BKTE[:, :, start : self.length] = keys_BKSE
+        self.values_BKTE[:, :, start : self.length] = values_BKSE
+        return self.keys_BKTE[:, :, : self.length], self.values_BKTE[:, :, : self.length]
+
+
+class KeyValueCache:
+    """What a Transformer remembers of the tokens it has read: keys, values, documents and positions.
+
+    Implements ``wenlu.models.config.Cache``.
+    """
+
+    def __init__(self, *, num_layers: int, batch_size: int, max_length: int, device: torch.device) -> None:
+        self.max_length = max_length
+        self.layers = [LayerCache(max_length) for _ in range(num_layers)]
+        self.documents_BT = torch.zeros(batch_size, max_length, dtype=torch.int64, device=device)
+        self.positions_BT = torch.zeros_like(self.documents_BT)
+        self.one_document = True
+        self.length = 0
+
+    def place(self, documents_BS: Tensor | None, positions_BS: Tensor | None, num_tokens: int) -> Placement:
+        """Take in where the next tokens stand, and tell what they see; unsaid documents and positions go on.
+
+        Raises:
+            RequestError: ``models.cache_full`` when the tokens do not fit.
+        """
+        start, end = self.length, self.length + num_tokens
+        if end > self.max_length:
+            raise RequestError("models.cache_full", length=end, max_length=self.max_length)
+        index_S = torch.arange(num_tokens, device=self.documents_BT.device)
+        if start == 0:
+            same_BS = torch.zeros(1, 1, dtype=torch.bool, device=self.documents_BT.device)
+            last_document_B1 = last_position_B1 = torch.zeros_like(self.documents_BT[:, :1])
+        else:
+            last_document_B1 = self.documents_BT[:, start - 1 : start]
+            last_position_B1 = self.positions_BT[:, start - 1 : start]
+            same_BS = torch.ones_like(last_document_B1, dtype=torch.bool)
+        if documents_BS is None:
+            documents_BS = last_document_B1.expand(-1, num_tokens)
+            counted_BS = index_S[None]
+        else:
+            self.one_document &= bool(
+                (documents_BS == (documents_BS if start == 0 else self.documents_BT)[:, :1]).all()
+            )
+            counted_BS = count_positions(documents_BS)
+            same_BS = same_BS & (documents_BS == last_document_B1).cumprod(dim=1).bool()
+        if positions_BS is None:
+            positions_BS = counted_BS + torch.where(same_BS, last_position_B1 + 1, 0)
+        self.documents_BT[:, start:end] = documents_BS
+        self.positions_BT[:, start:end] = positions_BS
+        self.length = end
+        if self.one_document:
+            visible = one_document(num_tokens, end, device=self.documents_BT.device)
+        else:
+            visible = Visibility(same_document(documents_BS, self.documents_BT[:, :end]), is_causal=False)
+        return Placement(self.positions_BT[:, start:end], visible)
+
+    def reorder(self, index_N: Tensor) -> None:
+        """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
+        self.documents_BT = self.documents_BT.index_select(0, index_N)
+        self.positions_BT = self.positions_BT.index_select(0, index_N)
+        for layer in self.layers:
+            if layer.keys_BKTE is not None and layer.values_BKTE is not None:
+                layer.keys_BKTE = layer.keys_BKTE.index_select(0, index_N)
+                layer.values_BKTE = layer.values_BKTE.index_select(0, index_N)
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from ``length`` on."""
+        assert 0 <= length <= self.length, f"cannot keep {length} of {self.length} positions"
+        self.length = length
+        for layer in self.layers:
+            layer.length = length
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        tensors = [tensor for layer in self.layers for tensor in (layer.keys_BKTE, layer.values_BKTE)]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def place(
+    input_ids_BS: Tensor,
+    *,
+    mask: Tensor | None,
+    positions: Tensor | None,
+    document_ids: Tensor | None,
+    cache: KeyValueCache | None,
+) -> Placement:
+    """Find where the tokens of a call stand: positions within their documents, and the keys they see."""
+    documents_BS = document_ids
+    if mask is not None:
+        assert mask.shape == input_ids_BS.shape, f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}"
+        documents_BS = torch.where(mask, 0 if document_ids is None else document_ids, -1)
+    S = input_ids_BS.shape[1]
+    if cache is not None:
+        return cache.place(documents_BS, positions, S)
+    if positions is None and documents_BS is None:
+        positions = torch.arange(S, device=input_ids_BS.device)[None]
+    elif positions is None and documents_BS is not None:
+        positions = count_positions(documents_BS)
+    assert positions is not None
+    if documents_BS is None or bool((documents_BS == documents_BS[:, :1]).all()):
+        return Placement(positions, one_document(S, S, device=input_ids_BS.device))
+    return Placement(positions, Visibility(same_document(documents_BS, documents_BS), is_causal=False))
+
+
+def one_document(num_queries: int, num_keys: int, *, device: torch.device) -> Visibility:
+    """What the last queries of one document see; a mask only when they do not begin at its first token."""
+    if num_queries == 1:
+        return Visibility(None, is_causal=False)
+    if num_queries == num_keys:
+        return Visibility(None, is_causal=True)
+    return Visibility(causal(num_queries, num_keys, device)[None, None], is_causal=False)
+
+
+def same_document(queries_BS: Tensor, keys_BT: Tensor) -> Tensor:
+    """Mask (B, 1, S, T): a key of the same document that is not later. The queries are the last S of the T keys."""
+    allowed_BST = queries_BS[:, :, None] == keys_BT[:, None, :]
+    return (allowed_BST & causal(queries_BS.shape[1], keys_BT.shape[1], queries_BS.device))[:, None]
+
+
+def causal(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Mask (S, T): keys that are not later than the query."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values (Ainslie et al. 2023); q, k and v are separate matrices.
+
+    ``attention_weights`` passes the weights (B, H, S, T) on unchanged: hook it to read or change them (eager only).
+    """
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        D, H, K, E = config.hidden_size, config.num_heads, config.kv_heads, config.head_size
+        self.q = nn.Linear(D, H * E, bias="q" in config.biases)
+        self.k = nn.Linear(D, K * E, bias="k" in config.biases)
+        self.v = nn.Linear(D, K * E, bias="v" in config.biases)
+        self.o = nn.Linear(H * E, D, bias="o" in config.biases)
+        self.q_norm = RMSNorm(E, eps=config.norm_eps) if config.qk_norm == "head" else None
+        self.k_norm = RMSNorm(E, eps=config.norm_eps) if config.qk_norm == "head" else None
+        self.attention_weights = nn.Identity()
+        self.head_size = E
+        self.scale = E**-0.5 if config.attention_scale is None else config.attention_scale
+        self.dropout = config.attention_dropout
+        self.backend: Backend = "sdpa"
+
+    def forward(
+        self, x_BSD: Tensor, visible: Visibility, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+    ) -> Tensor:
+        """Mix the values that each position may see."""
+        q_BSHE = self.q(x_BSD).unflatten(-1, (-1, self.head_size))
+        k_BSKE = self.k(x_BSD).unflatten(-1, (-1, self.head_size))
+        v_BSKE = self.v(x_BSD).unflatten(-1, (-1, self.head_size))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BSHE, k_BSKE = self.q_norm(q_BSHE), self.k_norm(k_BSKE)
+        if rotation is not None:
+            q_BSHE, k_BSKE = rotate(q_BSHE, *rotation), rotate(k_BSKE, *rotation)
+        q_BHSE, k_BKTE, v_BKTE = q_BSHE.transpose(1, 2), k_BSKE.transpose(1, 2), v_BSKE.transpose(1, 2)
+        if cache is not None:
+            k_BKTE, v_BKTE = cache.append(k_BKTE, v_BKTE)
+        attend = self.attend_sdpa if self.backend == "sdpa" else self.attend_eager
+        output: Tensor = self.o(attend(q_BHSE, k_BKTE, v_BKTE, visible).transpose(1, 2).flatten(2))
+        return output
+
+    def attend_sdpa(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
+        """Attention by torch's fused kernels; the weights exist nowhere."""
+        return F.scaled_dot_product_attention(
+            q_BHSE,
+            k_BKTE,
+            v_BKTE,
+            attn_mask=visible.allowed,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=visible.is_causal,
+            scale=self.scale,
+            enable_gqa=q_BHSE.shape[1] != k_BKTE.shape[1],
+        )
+
+    def attend_eager(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
+        """Attention written out (Vaswani et al. 2017, section 3.2.1); the softmax is taken in float32 at least."""
+        group = q_BHSE.shape[1] // k_BKTE.shape[1]
+        k_BHTE, v_BHTE = k_BKTE.repeat_interleave(group, dim=1), v_BKTE.repeat_interleave(group, dim=1)
+        scores_BHST = q_BHSE @ k_BHTE.transpose(2, 3) * self.scale
+        allowed = visible.allowed
+        if visible.is_causal:
+            allowed = causal(q_BHSE.shape[2], k_BKTE.shape[2], q_BHSE.device)
+        if allowed is not None:
+            scores_BHST = scores_BHST.masked_fill(~allowed, float("-inf"))
+        weights_BHST = scores_BHST.softmax(dim=-1, dtype=torch.promote_types(scores_BHST.dtype, torch.float32))
+        weights_BHST = self.attention_weights(weights_BHST.to(v_BHTE.dtype))
+        return F.dropout(weights_BHST, self.dropout, self.training) @ v_BHTE
+
+
+class RMSNorm(nn.Module):
+    """Root mean square layer normalisation (Zhang and Sennrich 2019)."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide by the root mean square of the last dimension, and scale."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)

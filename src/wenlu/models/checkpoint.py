@@ -1,0 +1,42 @@
+"""Models on disk: a directory with config.json and model.safetensors, in the format of the family that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wenlu.core import plugins
+from wenlu.core.errors import CheckpointError
+from wenlu.models.build import FAMILIES, family
+from wenlu.models.families._files import read_config
+
+OWN_PREFIX = "wenlu_"  # of model types that no other library knows
+
+
+def save_model(model: nn.Module, directory: Path) -> None:
+    """Write config.json and the weights, in float32, as the first family that can express the model writes them.
+
+    Raises:
+        CheckpointError: ``models.no_family`` when none can.
+    """
+    names = plugins.names(FAMILIES)
+    if not any(family(name).save(model, directory) for name in names):
+        raise CheckpointError("models.no_family", path=directory, families=", ".join(names))
+
+
+def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The model of a directory, in evaluation mode, every one of its tensors accounted for.
+
+    Weights in the wanted type are mapped from the file and not copied.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, pickled or not of a kind known here, or tensors do not fit.
+    """
+    hf = read_config(directory)
+    model_type = hf.get("model_type")
+    names = plugins.names(FAMILIES)
+    if not isinstance(model_type, str) or model_type.removeprefix(OWN_PREFIX) not in names:
+        raise CheckpointError("models.unknown_type", path=directory, found=model_type, known=", ".join(names))
+    return family(model_type.removeprefix(OWN_PREFIX)).load(hf, directory, dtype=dtype).eval()

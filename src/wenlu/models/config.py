@@ -1,0 +1,279 @@
+"""What a model is, as data: the choices of a stack, the ``[model]`` table of a run, and the call all models share.
+
+Every difference between model families is an independent choice on ``StackConfig``. No choice reads a family's name;
+choices that contradict each other are refused with both settings in the message. A choice enters together with the
+parity test of the family that needs it. This file imports no torch: settings are read before a model is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar
+
+from wenlu.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from wenlu.models.statistics import Statistics
+
+Norm = Literal["layer_norm", "rms_norm"]
+Position = Literal["learned", "rotary"]
+FeedForwardKind = Literal["dense", "gated"]
+Activation = Literal["gelu", "gelu_tanh", "silu"]
+QueryKeyNorm = Literal["none", "head"]
+Bias = Literal["q", "k", "v", "o", "ffn"]
+Scheme = Literal["gpt2", "wenlu"]
+
+ALL_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o", "ffn"})
+DEFAULT_ROPE_THETA = 10_000.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3.1's stretching of the slow rotary frequencies.
+
+    Wavelengths beyond ``original_max_positions / low_frequency_factor`` are multiplied by ``factor``, those below
+    ``original_max_positions / high_frequency_factor`` stay, those between are interpolated.
+    """
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            raise SettingsError(
+                "models.rope_scaling_order", low=self.low_frequency_factor, high=self.high_frequency_factor
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """One tower of identical Transformer layers with its embeddings: causal, normalised before each sublayer."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    num_kv_heads: int | None = None  # None: num_heads (multi-head); 1: multi-query
+    head_dim: int | None = None  # None: hidden_size // num_heads
+    norm: Norm = "layer_norm"
+    norm_eps: float = 1e-5
+    qk_norm: QueryKeyNorm = "none"  # head: RMSNorm over each head of q and of k, before the rotation
+    position: Position = "learned"
+    rope_theta: float = DEFAULT_ROPE_THETA
+    rope_scaling: RopeScaling | None = None
+    ffn: FeedForwardKind = "dense"
+    activation: Activation = "gelu_tanh"
+    biases: frozenset[Bias] = ALL_BIASES
+    attention_scale: float | None = None  # None: head size ** -0.5
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("num_kv_heads", "head_dim"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError("models.dropout_range", name=name, value=getattr(self, name))
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise SettingsError("models.heads_split", hidden_size=self.hidden_size, num_heads=self.num_heads)
+        if self.num_heads % self.kv_heads:
+            raise SettingsError("models.kv_heads_split", num_heads=self.num_heads, num_kv_heads=self.kv_heads)
+        if self.position != "rotary":
+            for name, default in (("rope_theta", DEFAULT_ROPE_THETA), ("rope_scaling", None)):
+                if getattr(self, name) != default:
+                    raise SettingsError(
+                        "models.rope_unused", name=name, value=getattr(self, name), position=self.position
+                    )
+        elif self.head_size % 2:
+            raise SettingsError("models.rope_odd_head", head_dim=self.head_size, position=self.position)
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """Size of one head, resolved."""
+        return self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A whole Transformer: its stack, its vocabulary, and how hidden states become logits."""
+
+    vocab_size: int
+    decoder: StackConfig
+    tie_embeddings: bool  # the output matrix is the token embedding: yes or no, there is no third way
+    start_token_id: int | None = None
+    end_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("vocab_size", self.vocab_size)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The ``[model]`` table of a run. None means the default of the kind; what a kind does not use must stay None."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
+
+    kind: str = "qwen3"  # a file of models/families
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    max_positions: int | None = None  # None: the sequence length of the run
+    rope_theta: float | None = None
+    tie_embeddings: bool | None = None
+    dropout: float | None = None
+    initialization: Scheme | None = None
+    embedding_size: int | None = None  # lstm
+    order: int | None = None  # ngram
+
+    def refuse_unused(self, uses: frozenset[str]) -> None:
+        """Refuse every setting that was given and that the kind does not read.
+
+        Raises:
+            SettingsError: ``models.setting_unused``, naming the setting, its value and what the kind does use.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "kind" and field.name not in uses and value is not None:
+                raise SettingsError(
+                    "models.setting_unused", name=field.name, value=value, kind=self.kind, uses=", ".join(sorted(uses))
+                )
+
+
+def given(value: T | None, default: T) -> T:
+    """The value when it was given, else the default (0 and False count as given)."""
+    return default if value is None else value
+
+
+class Cache(Protocol):
+    """What a model remembers of the tokens it has read, for the rows of one batch. For inference: holds no gradient."""
+
+    @property
+    def length(self) -> int:
+        """Number of positions read, padding included."""
+        ...
+
+    def reorder(self, index_N: Tensor) -> None:
+        """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from ``length`` on."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """What every language model offers; it is also a ``torch.nn.Module``.
+
+    ``mask`` is False at padding; ``document_ids`` isolates the documents of a packed row (-1 is padding, a document of
+    its own); ``positions`` are counted within each document when not given. With a cache, all of these describe the
+    new tokens only: the cache remembers the rest.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included."""
+        ...
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest context that the model was made for; None when there is no limit."""
+        ...
+
+    def __call__(
+        self,
+        input_ids_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, S, V) of the token after each position."""
+        ...
+
+    def hidden(
+        self,
+        input_ids_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states (B, S, D) after the final norm."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states of any leading shape."""
+        ...
+
+    def target_log_probs(
+        self,
+        input_ids_BS: Tensor,
+        labels_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100."""
+        ...
+
+    def new_cache(self, batch_size: int, max_length: int) -> Cache:
+        """An empty cache for ``batch_size`` rows of at most ``max_length`` positions."""
+        ...
+
+    def statistics(self, *, sequence_length: int) -> Statistics:
+        """Parameters, FLOPs and bytes at this sequence length."""
+        ...
+
+
+class Family(Protocol):
+    """What a file of ``models/families`` offers as its ``FAMILY``: one kind of model, its settings and its files."""
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Names of the ``ModelSettings`` that this kind reads."""
+        ...
+
+    def build(
+        self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
+    ) -> nn.Module:
+        """A new model with initial weights drawn from the seed."""
+        ...
+
+    def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
+        """The model of a directory whose config.json is ``hf``."""
+        ...
+
+    def save(self, model: nn.Module, directory: Path) -> bool:
+        """Write config.json and the weights; False, and nothing written, when this kind cannot express the model."""
+        ...
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise SettingsError("models.size", name=name, value=value)

@@ -1,0 +1,201 @@
+"""The two files of a model directory: config.json, read key by key with its mistakes named, and safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wenlu.core.errors import CheckpointError
+
+T = TypeVar("T")
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_REQUIRED = object()
+
+
+class HFConfig:
+    """A config.json whose values are read with the type that is expected of them."""
+
+    def __init__(self, values: Mapping[str, object], path: Path) -> None:
+        self.values = values
+        self.path = path
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A required integer, unless a default is given; null counts as not given."""
+        return self._typed(key, int, default)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A required number, unless a default is given."""
+        value = self._typed(key, (int, float), default)
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """A truth value."""
+        return self._typed(key, bool, default)
+
+    def text(self, key: str, default: str) -> str:
+        """A word."""
+        return self._typed(key, str, default)
+
+    def optional_integer(self, key: str) -> int | None:
+        """An integer, or None when the file does not say."""
+        return None if self.values.get(key) is None else self.integer(key)
+
+    def token_id(self, key: str) -> int | None:
+        """A token id; of several, the first. None when there is none."""
+        value = self.values.get(key)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        return None if value is None else HFConfig({key: value}, self.path).integer(key)
+
+    def table(self, key: str) -> HFConfig | None:
+        """A nested table, or None when the file does not say."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise CheckpointError("models.config_type", key=key, value=value, expected="object", path=self.path)
+        return HFConfig(value, self.path)
+
+    def choice(self, key: str, choices: Mapping[str, T], default: str) -> T:
+        """What a word stands for here.
+
+        Raises:
+            CheckpointError: ``models.config_unsupported`` when the word stands for nothing here.
+        """
+        word = self.text(key, default)
+        if word not in choices:
+            self.refuse(key, word, ", ".join(choices))
+        return choices[word]
+
+    def require(self, key: str, supported: object) -> None:
+        """Refuse a config that sets a key to anything but the one value that is supported."""
+        value = self.values.get(key, supported)
+        if value is not None and value != supported:
+            self.refuse(key, value, supported)
+
+    def require_all(self, key: str, supported: object) -> None:
+        """Refuse a config with a list in which anything but the one value that is supported stands."""
+        value = self.values.get(key)
+        if isinstance(value, list) and any(item != supported for item in value):
+            self.refuse(key, value, supported)
+
+    def refuse(self, key: str, value: object, supported: object) -> None:
+        """Raise ``models.config_unsupported``."""
+        raise CheckpointError("models.config_unsupported", key=key, value=value, supported=supported, path=self.path)
+
+    def _typed(self, key: str, kind: type[T] | tuple[type[T], ...], default: T | None) -> T:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise CheckpointError("models.config_missing", key=key, path=self.path)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            expected = kind.__name__ if isinstance(kind, type) else "number"
+            raise CheckpointError("models.config_type", key=key, value=value, expected=expected, path=self.path)
+        return value
+
+
+class Weights:
+    """The tensors of a directory, in one file or in shards, read from memory maps."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files = _files_of_tensors(directory)
+        self.stack = ExitStack()
+        self.open: dict[Path, safe_open] = {}
+
+    def __enter__(self) -> Weights:
+        for path in sorted(set(self.files.values())):
+            self._open(path)
+        if not self.files:  # one file without an index
+            self.files = dict.fromkeys(self._open(self.directory / WEIGHTS).keys(), self.directory / WEIGHTS)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, as the files say them."""
+        return list(self.files)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the type of the file, mapped and not copied."""
+        path = self.files[name]
+        try:
+            tensor: Tensor = self.open[path].get_tensor(name)  # type: ignore[no-untyped-call]
+        except SafetensorError as error:
+            raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
+        return tensor
+
+    def _open(self, path: Path) -> safe_open:
+        if path not in self.open:
+            try:
+                self.open[path] = self.stack.enter_context(safe_open(path, framework="pt"))
+            except FileNotFoundError as error:
+                raise CheckpointError("models.weights_missing", path=path) from error
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
+        return self.open[path]
+
+
+def write_model(directory: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    save_file(dict(tensors), directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_config(directory: Path) -> dict[str, object]:
+    """The config.json of a model directory.
+
+    Raises:
+        CheckpointError: ``models.no_config`` or ``models.config_damaged``.
+    """
+    path = directory / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError("models.no_config", path=directory) from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError("models.config_damaged", path=path, detail=error) from error
+    if not isinstance(values, dict):
+        raise CheckpointError("models.config_damaged", path=path, detail=type(values).__name__)
+    return values
+
+
+def _files_of_tensors(directory: Path) -> dict[str, Path]:
+    """Which shard holds which tensor; empty when there is one file.
+
+    Raises:
+        CheckpointError: ``models.pickle_refused`` when the weights are only there as a pickle.
+    """
+    if (directory / WEIGHTS).is_file():
+        return {}
+    index = directory / INDEX
+    if not index.is_file():
+        pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)]
+        if pickles:
+            raise CheckpointError("models.pickle_refused", path=directory, files=", ".join(sorted(pickles)))
+        raise CheckpointError("models.weights_missing", path=directory / WEIGHTS)
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): directory / str(shard) for name, shard in shards.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        raise CheckpointError("models.weights_damaged", path=index, detail=error) from error
+    for path in files.values():
+        if path.parent != directory:
+            raise CheckpointError("models.weights_damaged", path=index, detail=path)
+    return files

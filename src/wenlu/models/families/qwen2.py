@@ -1,0 +1,9 @@
+"""Qwen2 and Qwen2.5 (Yang et al. 2024): Llama with biases on q, k and v."""
+
+from __future__ import annotations
+
+from wenlu.models.families._llama import LlamaKind
+
+FAMILY = LlamaKind(
+    model_type="qwen2", architecture="Qwen2ForCausalLM", fixed_biases=frozenset({"q", "k", "v"})
+).family()

@@ -1,0 +1,44 @@
+"""What stands on hidden states: the matrix that makes logits, and log-probabilities that never hold all of them.
+
+Legend: B batch, S query length, D hidden size, V vocabulary, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE_INDEX = -100
+CHUNK_ROWS = 512
+
+
+class LanguageModelHead(nn.Module):
+    """Hidden states to logits: by a matrix of its own, or, when tied, by the token embedding that it is handed."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, *, tied: bool) -> None:
+        super().__init__()
+        self.output = None if tied else nn.Linear(hidden_size, vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor, embedding_VD: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        return F.linear(hidden, embedding_VD if self.output is None else self.output.weight)
+
+
+def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+    """Natural-log probability (B, S) of each label in float32, 0 where the label is -100.
+
+    Logits are made for ``CHUNK_ROWS`` targets at a time, and only where there is a target; the softmax is float32.
+    """
+    wanted_BS = labels_BS != IGNORE_INDEX
+    hidden_ND, labels_N = hidden_BSD[wanted_BS], labels_BS[wanted_BS]
+    chunks = [
+        -F.cross_entropy(logits(hidden_nD).float(), labels_n, reduction="none")
+        for hidden_nD, labels_n in zip(
+            torch.split(hidden_ND, CHUNK_ROWS), torch.split(labels_N, CHUNK_ROWS), strict=True
+        )
+    ]
+    log_probs_BS = torch.zeros(labels_BS.shape, dtype=torch.float32, device=hidden_BSD.device)
+    return log_probs_BS.masked_scatter(wanted_BS, torch.cat(chunks)) if len(labels_N) else log_probs_BS

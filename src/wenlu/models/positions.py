@@ -1,0 +1,51 @@
+"""Where a token stands: counting positions, and rotary embedding.
+
+Legend: B batch, S query length, H heads, E head size; e = E / 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wenlu.models.config import RopeScaling
+
+
+def count_positions(document_ids_BS: Tensor) -> Tensor:
+    """Positions (B, S) that restart at 0 where a document begins."""
+    index_S = torch.arange(document_ids_BS.shape[1], device=document_ids_BS.device)
+    begins_BS = torch.ones_like(document_ids_BS, dtype=torch.bool)
+    begins_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
+    return index_S - torch.where(begins_BS, index_S, 0).cummax(dim=1).values
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
+    """Rotary frequencies (e) in float32, as the reference libraries compute them.
+
+    RoFormer (Su et al. 2021), section 3.4.2; the scaling is that of Llama 3.1 (``apply_scaling`` of its release).
+    """
+    frequencies_e = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+    if scaling is None:
+        return frequencies_e
+    turns_e = scaling.original_max_positions * frequencies_e / (2 * math.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    keep_e = ((turns_e - low) / (high - low)).clamp(0, 1)  # 1: fast, unchanged; 0: slow, stretched by the factor
+    return keep_e * frequencies_e + (1 - keep_e) * frequencies_e / scaling.factor
+
+
+def rotation(
+    positions_BS: Tensor, *, head_dim: int, theta: float, scaling: RopeScaling | None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, S, 1, e) of the rotary angles, in float32 whatever the model's type."""
+    frequencies_e = inverse_frequencies(head_dim, theta, scaling, positions_BS.device)
+    angles_BS1e = (positions_BS[..., None].float() * frequencies_e)[:, :, None, :]
+    return angles_BS1e.cos(), angles_BS1e.sin()
+
+
+def rotate(x_BSHE: Tensor, cos_BS1e: Tensor, sin_BS1e: Tensor) -> Tensor:
+    """Turn the pairs (i, i + e) of every head by the angles: the half-split convention of the checkpoints."""
+    cos_BS1e, sin_BS1e = cos_BS1e.to(x_BSHE.dtype), sin_BS1e.to(x_BSHE.dtype)
+    a, b = x_BSHE.chunk(2, dim=-1)
+    return torch.cat((a * cos_BS1e - b * sin_BS1e, b * cos_BS1e + a * sin_BS1e), dim=-1)
