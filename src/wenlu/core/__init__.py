@@ -1,1 +1,1 @@
-"""Ground floor: settings, errors, messages, runs, log, reproducibility. Imports nothing else of Wenlu, and never torch."""
+"""Ground floor: settings, errors, messages, runs, log, reproducibility. Imports nothing above it, and never torch."""

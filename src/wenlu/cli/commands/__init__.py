@@ -1,0 +1,1 @@
+"""One file a leaf verb; each exposes ``command``. Heavy imports stand inside the functions."""

@@ -1,0 +1,52 @@
+"""``wenlu``: the table of verbs. A verb's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from wenlu.cli.parsing import LazyGroup, Option
+
+TOKENIZER = {
+    "train": "wenlu.cli.commands.tokenizer_train",
+    "inspect": "wenlu.cli.commands.tokenizer_inspect",
+    "compare": "wenlu.cli.commands.tokenizer_compare",
+}
+DATA = {
+    "inspect": "wenlu.cli.commands.data_inspect",
+    "pack": "wenlu.cli.commands.data_pack",
+    "fetch": "wenlu.cli.commands.data_fetch",
+}
+VERBS = {
+    "demo": "wenlu.cli.commands.demo",
+    "tokenizer": "wenlu.cli.main:tokenizer_group",
+    "data": "wenlu.cli.main:data_group",
+    "train": "wenlu.cli.commands.train",
+    "evaluate": "wenlu.cli.commands.evaluate",
+    "compare": "wenlu.cli.commands.compare",
+    "score": "wenlu.cli.commands.score",
+    "generate": "wenlu.cli.commands.generate",
+    "mix": "wenlu.cli.commands.mix",
+}
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from wenlu import __version__
+
+        click.echo(f"wenlu {__version__}")
+        ctx.exit(0)
+
+
+tokenizer_group = LazyGroup("tokenizer", TOKENIZER, verb="tokenizer")
+data_group = LazyGroup("data", DATA, verb="data")
+main = LazyGroup("wenlu", VERBS, verb="wenlu")
+main.params.append(
+    Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_show_version,
+        help_id="cli.option_version",
+    )
+)

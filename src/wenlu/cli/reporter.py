@@ -1,0 +1,130 @@
+"""How the library's log records look: a live line on a terminal, plain lines when piped, JSON lines with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from wenlu.core.log import Notice, Progress
+from wenlu.core.messages import text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+PLAIN_INTERVAL_SECONDS = 5.0
+
+
+class Reporter(logging.Handler):
+    """Writes notices and progress to standard error; the form is chosen once, when a command starts."""
+
+    def __init__(self, *, json_output: bool) -> None:
+        super().__init__(logging.INFO)
+        self.json_output = json_output
+        self.live = not json_output and sys.stderr.isatty()
+        self.bars: Bars | None = None
+        self.tasks: dict[int, TaskID] = {}
+        self.shown: dict[int, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record; a reader of standard error that went away is not an error."""
+        try:
+            if isinstance(record.msg, Progress):
+                self.emit_progress(record.msg)
+            else:
+                self.emit_line(record)
+        except BrokenPipeError:
+            self.live = False
+
+    def emit_line(self, record: logging.LogRecord) -> None:
+        """A notice or a warning: one line."""
+        message = record.getMessage()
+        if self.json_output:
+            values = record.msg.values if isinstance(record.msg, Notice) else {}
+            id = record.msg.id if isinstance(record.msg, Notice) else None
+            self.write_json({"level": record.levelname.lower(), "id": id, "text": message, "values": values})
+            return
+        line = f"{text('cli.warning')}: {message}" if record.levelno >= logging.WARNING else message
+        if self.bars is not None:
+            self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def emit_progress(self, progress: Progress) -> None:
+        """Long work: a moving bar, or a line now and then and one at its end."""
+        if self.live:
+            self.draw(progress)
+            return
+        key, now = id(progress), time.monotonic()
+        if progress.finished:
+            self.shown.pop(key, None)
+        elif now - self.shown.setdefault(key, progress.started) < PLAIN_INTERVAL_SECONDS:
+            return
+        else:
+            self.shown[key] = now
+        if self.json_output:
+            self.write_json(
+                {
+                    "level": "progress",
+                    "id": progress.id,
+                    "done": progress.done,
+                    "total": progress.total,
+                    "unit": progress.unit,
+                    "detail": progress.detail,
+                    "finished": progress.finished,
+                    "seconds": round(now - progress.started, 3),
+                }
+            )
+        else:
+            print(f"{progress} [{now - progress.started:.1f} s]", file=sys.stderr, flush=True)
+
+    def draw(self, progress: Progress) -> None:
+        """Move the bar of this work on the terminal; a finished one leaves its plain line behind."""
+        bars = self.bars or self.start_bars()
+        key = id(progress)
+        if key not in self.tasks:
+            self.tasks[key] = bars.add_task(text(progress.id, **progress.values), total=progress.total, detail="")
+        count = f"{progress.done:,.0f}" + ("" if progress.total is None else f"/{progress.total:,.0f}")
+        bars.update(self.tasks[key], completed=progress.done, detail=f"{count} {progress.unit} {progress.detail}")
+        if progress.finished:
+            bars.remove_task(self.tasks.pop(key))
+            seconds = time.monotonic() - progress.started
+            bars.console.print(f"{progress} [{seconds:.1f} s]", markup=False, highlight=False, soft_wrap=True)
+            if not self.tasks:
+                self.stop_bars()
+
+    def start_bars(self) -> Bars:
+        """Begin the live display; rich is imported here, when there is something to draw."""
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self.bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.bars.start()
+        return self.bars
+
+    def stop_bars(self) -> None:
+        """End the live display."""
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+            self.tasks.clear()
+
+    def write_json(self, record: dict[str, object]) -> None:
+        """One JSON line."""
+        print(json.dumps(record, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the live display off the terminal."""
+        self.stop_bars()
+        super().close()

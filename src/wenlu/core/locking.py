@@ -1,0 +1,123 @@
+"""One writer a run: a lock that the system releases when its holder dies.
+
+The lock is ``flock`` on a file that names the holder (process number and start time). Where the platform or the file
+system has no ``flock``, an exclusively created file stands in for it and that is said: nobody can tell then whether its
+maker still lives, so a stale one must be deleted by hand.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from wenlu.core.errors import RunError
+from wenlu.core.log import notice, warn
+from wenlu.core.publication import storage_error
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lock: its number and when it took it."""
+
+    pid: int
+    started: str
+
+
+@contextmanager
+def hold(path: Path, what: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` for writing to ``what``.
+
+    Raises:
+        RunError: ``core.run_locked`` at once, when another process holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, path) from error
+    with file:
+        taken = _take(file)
+        before = _read(path)
+        if taken is False:
+            raise RunError("core.run_locked", path=what, pid=before.pid, started=before.started, lock=path)
+        exclusive = _create_exclusive(path, what, before) if taken is None else None
+        try:
+            if before.pid:
+                notice("core.lock_taken_over", path=what, pid=before.pid, started=before.started)
+            _write(file, Holder(os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")))
+            yield
+        finally:
+            _write(file, None)
+            if exclusive is not None:
+                exclusive.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> Holder | None:
+    """The living holder of a lock file, or None."""
+    if not path.exists():
+        return None
+    if _exclusive(path).exists():
+        return _read(path)
+    with path.open("a+", encoding="utf-8") as file:
+        return _read(path) if _take(file) is False else None
+
+
+def _take(file: TextIO) -> bool | None:
+    """Whether the lock was free and is ours now; None where there is no ``flock``."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        return None
+    return True
+
+
+def _exclusive(path: Path) -> Path:
+    return path.with_name(f"{path.name}.exclusive")
+
+
+def _create_exclusive(path: Path, what: Path, before: Holder) -> Path:
+    """The stand-in where the system cannot lock: a file that only one process can create."""
+    exclusive = _exclusive(path)
+    try:
+        exclusive.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise RunError(
+            "core.run_locked_exclusively", path=what, pid=before.pid, started=before.started, lock=exclusive
+        ) from error
+    warn("core.lock_without_flock", path=what, lock=exclusive)
+    return exclusive
+
+
+def _read(path: Path) -> Holder:
+    """What the lock file says; process 0 when it names nobody."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Holder(int(record["pid"]), str(record["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holder(0, "?")
+
+
+def _write(file: TextIO, new: Holder | None) -> None:
+    """Name the holder in the lock file, or nobody; a full disk must not keep anybody from letting go."""
+    try:
+        file.seek(0)
+        file.truncate()
+        if new is not None:
+            file.write(json.dumps(asdict(new)) + "\n")
+        file.flush()
+    except OSError as error:
+        if new is not None:
+            raise storage_error(error, Path(file.name)) from error

@@ -1,0 +1,318 @@
+"""A run directory: settings, status, log, checkpoints, and the lock that lets one process write.
+
+    runs/<name>/
+      run.toml            the resolved settings          status.json   running | finished | failed | stopped
+      log.jsonl           a line a step or evaluation    data.json     what the data was
+      checkpoints/step-00002000/    published directories, see ``publication``
+      best.json           a hint: which checkpoint scored best
+      final/  reports/    lock
+
+There is no file that says which checkpoint is the last: it is the newest whose manifest verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from wenlu.core.errors import CheckpointError, RunError
+from wenlu.core.locking import Holder as Holder
+from wenlu.core.locking import hold, holder
+from wenlu.core.log import notice, warn
+from wenlu.core.publication import MANIFEST as MANIFEST
+from wenlu.core.publication import Manifest as Manifest
+from wenlu.core.publication import publish as publish
+from wenlu.core.publication import read_manifest as read_manifest
+from wenlu.core.publication import remove_directory, storage_error, sweep
+from wenlu.core.publication import verify as verify
+from wenlu.core.publication import write_file_atomically as write_file_atomically
+
+RUNS = Path("runs")
+_CHECKPOINT = re.compile(r"^step-(\d{8,})$")
+
+
+class Run:
+    """One run directory. Reading needs no lock; whoever writes holds ``lock()``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._log: TextIO | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """Make the directory of a new run.
+
+        Raises:
+            RunError: ``core.run_exists`` when a run is there already, or the disk refuses.
+        """
+        path = Path(path)
+        if is_run(path):
+            raise RunError("core.run_exists", path=path)
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in this directory.
+
+        Raises:
+            CheckpointError: ``core.not_a_run``.
+        """
+        if not is_run(Path(path)):
+            raise CheckpointError("core.not_a_run", path=path)
+        return cls(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; what a killed writer left is taken over and its temporary files are removed.
+
+        Raises:
+            RunError: ``core.run_locked`` at once, when another process writes.
+        """
+        with hold(self.path / "lock", self.path):
+            self.clean()
+            try:
+                yield
+            finally:
+                self.close()
+
+    def holder(self) -> Holder | None:
+        """The process that holds the lock now; None tells a crashed run from a running one."""
+        return holder(self.path / "lock")
+
+    def clean(self) -> None:
+        """Remove what killed writers left; only for the holder of the lock."""
+        for folder in (self.path, self.path / "checkpoints"):
+            for leftover in sweep(folder, all_processes=True):
+                notice("core.leftover_removed", path=leftover)
+
+    def write_settings(self, toml: str) -> None:
+        """Save the resolved settings, ``run.toml``."""
+        write_file_atomically(self.path / "run.toml", toml)
+
+    @property
+    def settings_path(self) -> Path:
+        """Where the resolved settings stand."""
+        return self.path / "run.toml"
+
+    def write_status(self, **fields: object) -> None:
+        """Change some fields of ``status.json``."""
+        self._write_json("status.json", {**self.status(), **fields})
+
+    def status(self) -> dict[str, object]:
+        """``status.json``; empty before the first ``write_status``."""
+        return self._read_json("status.json")
+
+    def write_data(self, record: Mapping[str, object]) -> None:
+        """Save what the data was: fingerprints, counts, what was left out and why."""
+        self._write_json("data.json", record)
+
+    def write_best(self, checkpoint: Path, **fields: object) -> None:
+        """Note which checkpoint scored best so far."""
+        self._write_json("best.json", {"checkpoint": checkpoint.name, **fields})
+
+    def best(self) -> dict[str, object]:
+        """``best.json``; empty when nothing was scored yet."""
+        return self._read_json("best.json")
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint that ``best.json`` names, if it is still there."""
+        name = self.best().get("checkpoint")
+        path = self.path / "checkpoints" / str(name)
+        return path if name and path.is_dir() else None
+
+    def append_log(self, record: Mapping[str, object]) -> None:
+        """Add one line to ``log.jsonl`` and hand it to the system; floats keep every bit."""
+        try:
+            if self._log is None:
+                self._log = _open_log(self.path / "log.jsonl")
+            self._log.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise storage_error(error, self.path / "log.jsonl") from error
+
+    def sync_log(self) -> None:
+        """Flush the log to the disk; done before a checkpoint is published, which must not be newer than its log."""
+        if self._log is not None:
+            try:
+                os.fsync(self._log.fileno())
+            except OSError as error:
+                raise storage_error(error, self.path / "log.jsonl") from error
+
+    def read_log(self) -> list[dict[str, object]]:
+        """All whole lines of ``log.jsonl``; a last line that a kill cut off is left out."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")[:-1]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CheckpointError("core.log_damaged", path=path, detail=error) from error
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines after a step, which a resume from that step's checkpoint will write again."""
+        self.close()
+        kept = [record for record in self.read_log() if _step_of(record) <= step]
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        write_file_atomically(self.path / "log.jsonl", text)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step stands, or will."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """All published checkpoints, oldest first, whole or damaged."""
+        folder = self.path / "checkpoints"
+        found = [entry for entry in folder.iterdir() if _CHECKPOINT.match(entry.name)] if folder.is_dir() else []
+        return sorted(found, key=checkpoint_step)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint whose manifest verifies; newer damaged ones are announced."""
+        for checkpoint in reversed(self.checkpoints()):
+            try:
+                verify(checkpoint)
+            except CheckpointError as error:
+                warn("core.checkpoint_skipped", path=checkpoint, reason=error)
+            else:
+                return checkpoint
+        return None
+
+    def retain(self, keep: int, protect: Collection[Path] = ()) -> list[Path]:
+        """Delete the oldest checkpoints beyond ``keep``, and return them.
+
+        Those in ``protect``, the best one, and the newest that verifies are never deleted.
+        """
+        old = self.checkpoints()[: -keep or None]
+        if not old:
+            return []
+        names = {path.name for path in (*protect, self.newest_checkpoint(), self.best_checkpoint()) if path}
+        doomed = [path for path in old if path.name not in names]
+        for path in doomed:
+            try:
+                remove_directory(path)
+            except OSError as error:
+                raise storage_error(error, path) from error
+        return doomed
+
+    def _write_json(self, name: str, record: Mapping[str, object]) -> None:
+        write_file_atomically(self.path / name, json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n")
+
+    def _read_json(self, name: str) -> dict[str, object]:
+        path = self.path / name
+        try:
+            record = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError("core.json_damaged", path=path, detail=error) from error
+        if not isinstance(record, dict):
+            raise CheckpointError("core.json_damaged", path=path, detail=type(record).__name__)
+        return record
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    match = _CHECKPOINT.match(path.name)
+    if match is None:
+        raise CheckpointError("core.not_a_checkpoint", path=path)
+    return int(match[1])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run."""
+    return (path / "run.toml").is_file() or (path / "status.json").is_file()
+
+
+def newest_run(root: Path = RUNS) -> Path:
+    """The run that finished last.
+
+    Raises:
+        CheckpointError: ``core.no_run`` when none finished.
+    """
+    runs = [entry for entry in root.iterdir() if is_run(entry)] if root.is_dir() else []
+    finished = [path for path in runs if Run(path).status().get("state") == "finished"]
+    if not finished:
+        raise CheckpointError("core.no_run", path=root, count=len(runs))
+    return max(finished, key=lambda path: (path / "status.json").stat().st_mtime_ns)
+
+
+def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
+    """The model directory that a user means by ``DIR | RUN | NAME``; None is the newest finished run, announced.
+
+    Of a run: its final model, else its best checkpoint, else its newest whole one.
+
+    Raises:
+        CheckpointError: ``core.no_run``, ``core.model_not_found``, ``core.run_has_no_model`` or ``core.not_a_model``.
+    """
+    if where is None:
+        path = newest_run(root)
+        notice("core.newest_run_taken", path=path)
+    else:
+        path = next((path for path in (Path(where), root / where) if path.is_dir()), None) or _missing(where, root)
+    if is_run(path):
+        run = Run(path)
+        final = path / "final"
+        model = final if final.is_dir() else run.best_checkpoint() or run.newest_checkpoint()
+        if model is None:
+            raise CheckpointError("core.run_has_no_model", path=path, state=run.status().get("state", "?"))
+        return model
+    if not (path / "config.json").is_file():
+        raise CheckpointError("core.not_a_model", path=path)
+    return path
+
+
+def wenlu_home() -> Path:
+    """Where fetched texts and prepared stores are kept: ``$WENLU_HOME``, else ``~/.cache/wenlu``."""
+    home = os.environ.get("WENLU_HOME")
+    return Path(home).expanduser() if home else Path("~/.cache/wenlu").expanduser()
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the disk that holds an existing path."""
+    return shutil.disk_usage(path).free
+
+
+def _missing(where: str | Path, root: Path) -> Path:
+    from wenlu.core.plugins import closest
+
+    known = sorted(entry.name for entry in root.iterdir() if is_run(entry)) if root.is_dir() else []
+    raise CheckpointError("core.model_not_found", where=where, root=root, suggestion=closest(str(where), known) or "-")
+
+
+def _step_of(record: Mapping[str, object]) -> int:
+    step = record.get("step", 0)
+    return step if isinstance(step, int) else 0
+
+
+def _open_log(path: Path) -> TextIO:
+    """Open the log to append; half a line that a kill left is removed first."""
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = size
+        while start > 0:
+            file.seek(max(0, start - 4096))
+            block = file.read(min(4096, start))
+            newline = block.rfind(b"\n")
+            start = max(0, start - 4096)
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                break
+        else:
+            file.truncate(0)
+    return path.open("a", encoding="utf-8")

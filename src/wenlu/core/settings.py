@@ -1,0 +1,350 @@
+"""Settings: frozen dataclasses filled from defaults, a preset, a TOML file and the command line, in this order.
+
+Each package keeps its settings as dataclasses beside the code that reads them; here they are decoded. All mistakes are
+reported at once. Every value remembers where it came from, and ``to_toml`` writes that beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from wenlu.core.errors import SettingsError
+from wenlu.core.log import Notice
+from wenlu.core.plugins import closest
+from wenlu.core.setting_types import Expected, all_keys, fields, leaves, plain, takes_none, type_at
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+    from tomlkit import TOMLDocument
+    from tomlkit.items import Table
+
+T = TypeVar("T")
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[T]):
+    """Settings, and where each value came from: ``default``, ``preset NAME``, ``FILE:LINE`` or ``command line``."""
+
+    value: T
+    origins: Mapping[str, str]
+
+
+class Mistakes:
+    """Several mistakes as one value of an error message, a line each, in the reader's language."""
+
+    def __init__(self, notices: Sequence[Notice]) -> None:
+        self.notices = tuple(notices)
+
+    def __str__(self) -> str:
+        if len(self.notices) == 1:
+            return str(self.notices[0])
+        return "".join(f"\n    - {notice}" for notice in self.notices)
+
+
+def load(
+    cls: type[T],
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, object] | None = None,
+) -> Resolved[T]:
+    """Settings from all sources: defaults < preset < file < ``overrides`` (``train.steps=100``) and ``values``.
+
+    ``values`` are options of the command line by dotted key; None means not given.
+
+    Raises:
+        SettingsError: ``core.settings_invalid`` with every mistake, or the source cannot be read.
+    """
+    merged: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    if preset is not None:
+        _merge(cls, merged, origins, _read_preset(preset), lambda key: f"preset {preset}")
+    if file is not None:
+        content = _read_file(Path(file))
+        lines = _line_numbers(content)
+        name = Path(file).name
+        _merge(
+            cls,
+            merged,
+            origins,
+            _parse(content, where=str(file)),
+            lambda key: f"{name}:{lines[key]}" if key in lines else name,
+        )
+    for override in overrides:
+        _merge(cls, merged, origins, _parse_override(cls, override), lambda key: COMMAND_LINE)
+    for key, value in (values or {}).items():
+        if value is not None:
+            _merge(cls, merged, origins, _nest(key, value), lambda key: COMMAND_LINE)
+    decoded = _decode(cls, merged, origins, where=COMMAND_LINE)
+    return Resolved(decoded, {key: origins.get(key, DEFAULT) for key in leaves(decoded)})
+
+
+def decode(cls: type[T], data: Mapping[str, object], *, where: str) -> T:
+    """Settings from a parsed table; ``where`` names its source in messages.
+
+    Raises:
+        SettingsError: ``core.settings_invalid`` with every mistake.
+    """
+    return _decode(cls, data, {}, where=where)
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with Wenlu, sorted."""
+    folder = resources.files("wenlu") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def to_toml(resolved: Resolved[T]) -> str:
+    """All settings as TOML, each value with its origin as a comment; what is unset is a commented line.
+
+    ``load`` of the result gives equal settings.
+    """
+    import tomlkit
+
+    document = tomlkit.document()
+    _write_table(document, resolved.value, resolved.origins, prefix="")
+    return tomlkit.dumps(document)
+
+
+def unused_setting(key: str, value: object, *, because: Notice) -> SettingsError:
+    """The error for a setting that was changed and that nothing reads in this combination; raise what it returns.
+
+    ``because`` says which other setting makes it idle: ``Notice("models.no_order", kind="gpt2")``.
+    """
+    return SettingsError("core.setting_unused", key=key, value=value, because=because)
+
+
+def changed(settings: object, prefix: str, keys: Sequence[str]) -> dict[str, object]:
+    """Those of ``keys`` whose value is not the default of their dataclass, under dotted names."""
+    assert dataclasses.is_dataclass(settings) and not isinstance(settings, type)
+    defaults = {field.name: _default_of(field) for field in dataclasses.fields(settings)}
+    return {f"{prefix}.{key}": value for key in keys if (value := getattr(settings, key)) != defaults[key]}
+
+
+def _default_of(field: dataclasses.Field[object]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+# ---- reading ----
+
+
+def _read_preset(name: str) -> Mapping[str, object]:
+    known = presets()
+    if name not in known:
+        raise SettingsError(
+            "core.unknown_preset", name=name, suggestion=closest(name, known) or "-", known=", ".join(known)
+        )
+    content = (resources.files("wenlu") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return _parse(content, where=f"preset {name}")
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SettingsError("core.settings_file_not_found", path=path) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("core.settings_file_not_utf8", path=path, position=error.start) from error
+    except OSError as error:
+        raise SettingsError("core.settings_file_unreadable", path=path, detail=error.strerror) from error
+
+
+def _parse(content: str, *, where: str) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError("core.settings_not_toml", where=where, detail=error) from error
+
+
+def _parse_override(cls: type, override: str) -> Mapping[str, object]:
+    """``train.steps=100`` as a nested table; the value is TOML, a bare word is a text, ``none`` unsets an optional."""
+    key, equals, value = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise SettingsError("core.override_malformed", override=override)
+    if value.strip() == "none" and takes_none(type_at(cls, key)):
+        return _nest(key, None)
+    try:
+        parsed: object = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    if not isinstance(parsed, str) and plain(type_at(cls, key)) is str:
+        parsed = value.strip()
+    return _nest(key, parsed)
+
+
+def _nest(key: str, value: object) -> dict[str, object]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast(dict[str, object], value)
+
+
+def _merge(
+    cls: object,
+    into: dict[str, object],
+    origins: dict[str, str],
+    data: Mapping[str, object],
+    origin: Callable[[str], str],
+    prefix: str = "",
+) -> None:
+    """Lay ``data`` over ``into``; a table of settings is merged, any other value replaced."""
+    types = fields(cls)
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and (key not in types or fields(types[key])):
+            below = into.setdefault(key, {})
+            if isinstance(below, dict):
+                _merge(types.get(key), below, origins, value, origin, f"{name}.")
+                origins.setdefault(name, origin(name))
+                continue
+        into[key] = value
+        origins[name] = origin(name)
+
+
+def _line_numbers(content: str) -> dict[str, int]:
+    """The line of each dotted key; what stands inside multi-line texts may add keys that nobody asks for."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(content.splitlines(), 1):
+        bare = line.strip()
+        if bare.startswith("["):
+            table = bare.strip("[]").split("]")[0].replace('"', "").replace(" ", "") + "."
+            lines.setdefault(table.rstrip("."), number)
+        elif "=" in bare and not bare.startswith("#"):
+            key = bare.partition("=")[0].replace('"', "").replace(" ", "")
+            lines.setdefault(f"{table}{key}", number)
+    return lines
+
+
+# ---- decoding ----
+
+
+def _decode(cls: type[T], data: Mapping[str, object], origins: Mapping[str, str], *, where: str) -> T:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(data, default=_no_json), strict=True)
+    except ValidationError as error:
+        mistakes = _mistakes(cls, error.errors(include_url=False), data, origins, where)
+    raise SettingsError("core.settings_invalid", count=len(mistakes), mistakes=Mistakes(mistakes))
+
+
+def _no_json(value: object) -> object:
+    """Values that TOML or Python has and JSON has not, as text; the type check then refuses or takes them."""
+    return list(value) if isinstance(value, set | frozenset) else str(value)
+
+
+def _mistakes(
+    cls: type, errors: Sequence[ErrorDetails], data: Mapping[str, object], origins: Mapping[str, str], where: str
+) -> list[Notice]:
+    """Pydantic's findings in our own words, one a key."""
+    found: dict[str, Notice] = {}
+    for error in errors:
+        path = _known_path(cls, data, error["loc"])
+        key = ".".join(path)
+        source = next(
+            (origins[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in origins), where
+        )
+        if key not in found:
+            found[key] = _mistake(cls, key, error, source)
+    return list(found.values())
+
+
+def _mistake(cls: type, key: str, error: ErrorDetails, source: str) -> Notice:
+    kind = error["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return Notice("core.mistake_unknown", {"key": key, "source": source, "suggestion": _suggestion(cls, key)})
+    if kind in ("missing", "missing_argument"):
+        return Notice("core.mistake_missing", {"key": key, "expected": Expected(type_at(cls, key))})
+    values: dict[str, object] = {"key": key, "source": source, "value": _show(error["input"])}
+    if kind in ("value_error", "assertion_error"):
+        return Notice("core.mistake_value", values | {"detail": error.get("ctx", {}).get("error", error["msg"])})
+    limits = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+    if kind in limits:
+        bound = next(iter(error.get("ctx", {}).values()))
+        return Notice("core.mistake_range", values | {"range": f"{limits[kind]} {bound}"})
+    return Notice("core.mistake_type", values | {"expected": Expected(type_at(cls, key))})
+
+
+def _suggestion(cls: type, key: str) -> str:
+    """The known key nearest to an unknown one: in the same table, or the same name in another."""
+    table, _, name = key.rpartition(".")
+    siblings = list(fields(type_at(cls, table) if table else cls))
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    if near:
+        return f"{table}.{near[0]}".lstrip(".")
+    every = all_keys(cls)
+    same = [known for known in every if known.rpartition(".")[2] == name]
+    near = same or difflib.get_close_matches(key, every, n=1, cutoff=0.6)
+    if not near:
+        last = {known.rpartition(".")[2]: known for known in reversed(every)}
+        near = [last[match] for match in difflib.get_close_matches(name, list(last), n=1, cutoff=0.75)]
+    return near[0] if near else ", ".join(siblings)
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _known_path(cls: object, data: object, location: Sequence[int | str]) -> list[str]:
+    """The keys of a pydantic location that exist in the settings or in the data (the rest are branches of unions)."""
+    path: list[str] = []
+    for part in location:
+        inside = isinstance(data, Mapping) and part in data
+        if not isinstance(part, str) or not (inside or part in fields(cls)):
+            break
+        path.append(part)
+        cls, data = fields(cls).get(part), data[part] if isinstance(data, Mapping) and inside else None
+    return path
+
+
+# ---- writing ----
+
+
+def _write_table(table: Table | TOMLDocument, settings: object, origins: Mapping[str, str], *, prefix: str) -> None:
+    """Plain values first, then the tables, as TOML wants it."""
+    import tomlkit
+
+    values = {name: getattr(settings, name) for name in fields(type(settings))}
+    for name, value in values.items():
+        if fields(type(value)):
+            continue
+        origin = origins.get(f"{prefix}{name}", DEFAULT)
+        if value is None:
+            table.add(tomlkit.comment(f"{name} =   # {origin}"))
+        else:
+            item = tomlkit.item(_plain_value(value))
+            item.comment(origin)
+            table.add(name, item)
+    for name, value in values.items():
+        if fields(type(value)):
+            below = tomlkit.table()
+            _write_table(below, value, origins, prefix=f"{prefix}{name}.")
+            table.add(name, below)
+
+
+def _plain_value(value: object) -> object:
+    """A value as TOML has it."""
+    if isinstance(value, Enum):
+        return _plain_value(value.value)
+    if isinstance(value, set | frozenset):
+        return sorted(_plain_value(part) for part in value)  # type: ignore[type-var]
+    if isinstance(value, tuple | list):
+        return [_plain_value(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(part) for key, part in value.items()}
+    return str(value) if isinstance(value, PurePath) else value
