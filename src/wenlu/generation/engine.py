@@ -1,0 +1,204 @@
+"""The generation engine: token ids in, token ids out, for any language model with a cache.
+
+It knows nothing of text. Who does hands in ``stop``, which is told every new token and may end its sequence.
+
+B sequences still running, S tokens of the prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from wenlu.core.errors import NotFiniteError, RequestError
+from wenlu.generation.sampling import Sampler
+from wenlu.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
+from wenlu.models.config import Cache, LanguageModel
+
+FinishReason = Literal["stop", "length", "end"]
+"""Why a text ended: a stop string, a bound of its length, or an end token that the model produced."""
+
+StopCheck = Callable[[int, int], bool]
+"""Told (number of the sequence, new token id), says whether this sequence ends here."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token of one sequence.
+
+    ``log_prob`` is the model's own natural-log probability, before penalties, temperature and filters.
+    """
+
+    sequence: int
+    token_id: int
+    log_prob: float
+    finish_reason: FinishReason | None
+
+
+@dataclass
+class GeneratedSequence:
+    """A finished continuation; ``ids`` are the new tokens alone, an end token that the model produced included."""
+
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What fits: how many tokens of the prompt are dropped at its start, and how many new ones may follow."""
+
+    dropped: int
+    new_tokens: int
+
+
+def room(num_prompt_tokens: int, settings: GenerationSettings, *, max_positions: int | None) -> Room:
+    """Decide the bound of the length, and whether the prompt must and may be cut.
+
+    The model reads the start token, the prompt, and all new tokens but the last, so prompt and continuation together
+    may be ``max_positions`` tokens long. A bound that the user asked for is a promise: if it does not fit it is refused
+    (or, with ``overlong="cut"``, the start of the prompt is dropped); the default bound is lowered to what fits.
+
+    Raises:
+        RequestError: ``generation.max_length_reached``, ``generation.prompt_too_long``, ``generation.does_not_fit``,
+            ``generation.longer_than_model``.
+    """
+    asked = [settings.max_new_tokens] if settings.max_new_tokens is not None else []
+    if settings.max_length is not None:
+        if num_prompt_tokens >= settings.max_length:
+            raise RequestError(
+                "generation.max_length_reached", prompt_tokens=num_prompt_tokens, max_length=settings.max_length
+            )
+        asked.append(settings.max_length - num_prompt_tokens)
+    new_tokens = min(asked, default=max(DEFAULT_NEW_TOKENS, settings.min_new_tokens))
+    if max_positions is None:
+        return Room(0, new_tokens)
+    left = max_positions - num_prompt_tokens
+    if new_tokens <= left:
+        return Room(0, new_tokens)
+    if not asked and left >= max(1, settings.min_new_tokens):
+        return Room(0, left)
+    if not asked:
+        new_tokens = min(new_tokens, max(max_positions // 2, settings.min_new_tokens, 1))
+    if new_tokens > max_positions:
+        raise RequestError("generation.longer_than_model", new_tokens=new_tokens, max_positions=max_positions)
+    if settings.overlong == "cut":
+        return Room(new_tokens - left, new_tokens)
+    if left < 1:
+        raise RequestError("generation.prompt_too_long", prompt_tokens=num_prompt_tokens, max_positions=max_positions)
+    raise RequestError(
+        "generation.does_not_fit",
+        prompt_tokens=num_prompt_tokens,
+        new_tokens=new_tokens,
+        max_positions=max_positions,
+        left=left,
+    )
+
+
+def stream(
+    model: LanguageModel,
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    start_id: int,
+    end_ids: Collection[int] = (),
+    suppressed: Collection[int] = (),
+    stop: StopCheck | None = None,
+) -> Iterator[Step]:
+    """Continue a prompt, token by token; the sequences of one position come one after another.
+
+    The prompt is read as the beginning of a document, after ``start_id``; an empty one starts a new document. A prompt
+    that was cut is read without ``start_id``, as it begins in the middle of one. ``end_ids`` (default: the settings',
+    else ``start_id``) end a sequence; ``suppressed`` ids are never produced. The model is left in the mode it was in.
+
+    Raises:
+        RequestError: the prompt does not fit (see ``room``).
+        NotFiniteError: ``generation.not_finite`` when the model's logits are.
+    """
+    fit = room(len(prompt_ids), settings, max_positions=model.max_positions)
+    kept = list(prompt_ids[fit.dropped :])
+    context = kept if fit.dropped and kept else [start_id, *kept]
+    ends = frozenset(end_ids or settings.end_token_ids or (start_id,))
+    module = cast(nn.Module, model)
+    device = _device(module)
+    sampler = Sampler(settings, kept, vocab_size=model.vocab_size, device=device)
+    always = torch.tensor(sorted(set(suppressed) - ends), dtype=torch.long, device=device)
+    early = torch.tensor(sorted({*suppressed, *ends}), dtype=torch.long, device=device)
+    running = list(range(settings.num_sequences))
+    was_training = module.training
+    module.eval()
+    try:
+        cache = model.new_cache(1, len(context) + fit.new_tokens - 1)
+        inputs_BS = torch.tensor([context], dtype=torch.long, device=device)
+        for position in range(fit.new_tokens):
+            logits_BV = _next_logits(model, inputs_BS, cache, position=position)
+            if position == 0 and len(running) > 1:
+                cache.reorder(torch.zeros(len(running), dtype=torch.long, device=device))
+                logits_BV = logits_BV.expand(len(running), -1)
+            forbidden = early if position < settings.min_new_tokens else always
+            ids_B = sampler.choose(logits_BV, sequences=running, position=position, forbidden=forbidden)
+            log_probs_B = logits_BV.log_softmax(dim=-1).gather(-1, ids_B[:, None])[:, 0]
+            going = []
+            for row, (number, token_id) in enumerate(zip(running, ids_B.tolist(), strict=True)):
+                reason: FinishReason | None = None
+                if token_id in ends:
+                    reason = "end"
+                elif stop is not None and stop(number, token_id):
+                    reason = "stop"
+                elif position + 1 == fit.new_tokens:
+                    reason = "length"
+                else:
+                    going.append(row)
+                yield Step(number, token_id, float(log_probs_B[row]), reason)
+            if not going:
+                return
+            kept_rows = torch.tensor(going, device=device)
+            if len(going) < len(running):
+                cache.reorder(kept_rows)
+                running = [running[row] for row in going]
+            inputs_BS = ids_B[kept_rows][:, None]
+    finally:
+        module.train(was_training)
+
+
+def generate(
+    model: LanguageModel,
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    start_id: int,
+    end_ids: Collection[int] = (),
+    suppressed: Collection[int] = (),
+    stop: StopCheck | None = None,
+) -> list[GeneratedSequence]:
+    """All continuations of a prompt, finished; arguments and errors as for ``stream``."""
+    sequences = [GeneratedSequence() for _ in range(settings.num_sequences)]
+    for step in stream(
+        model, prompt_ids, settings, start_id=start_id, end_ids=end_ids, suppressed=suppressed, stop=stop
+    ):
+        sequence = sequences[step.sequence]
+        sequence.ids.append(step.token_id)
+        sequence.log_probs.append(step.log_prob)
+        if step.finish_reason is not None:
+            sequence.finish_reason = step.finish_reason
+    return sequences
+
+
+@torch.inference_mode()
+def _next_logits(model: LanguageModel, inputs_BS: Tensor, cache: Cache, *, position: int) -> Tensor:
+    """Logits (B, V) after the last of the new tokens; only there is the vocabulary-sized output computed."""
+    logits_BV = model.logits(model.hidden(inputs_BS, cache=cache)[:, -1]).float()
+    if not bool(torch.isfinite(logits_BV.amax(dim=-1)).all()):  # NaN comes through; minus infinity may stand below it
+        raise NotFiniteError("generation.not_finite", position=position)
+    return logits_BV
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where the model is: the device of its first parameter, else of its first buffer (an n-gram has only those)."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

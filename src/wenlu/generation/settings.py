@@ -1,0 +1,242 @@
+"""What a user may ask of generation, and its two forms on disk: our names and those of ``generation_config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.log import warn
+
+DEFAULT_NEW_TOKENS = 128
+FILE_NAME = "generation_config.json"
+
+# Fields whose values only a random draw reads; whoever gives one of them wants draws.
+SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How a text is continued.
+
+    ``max_new_tokens`` and ``max_length`` (which counts the prompt) both bound the length, the smaller one wins; with
+    neither, ``DEFAULT_NEW_TOKENS`` does. ``temperature`` 0 means greedy, as in the public completion APIs. ``top_k`` 0,
+    ``top_p`` 1, ``min_p`` 0, ``repetition_penalty`` 1 and the other penalties 0 are off. Before ``min_new_tokens``
+    tokens neither an end token nor a stop string ends a text. ``end_token_ids``, when given, replace the tokenizer's
+    end token. ``overlong`` says what happens to a prompt that leaves no room for what is asked.
+
+    Raises:
+        SettingsError: ``generation.invalid`` with everything that is out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int = 0
+    do_sample: bool = True
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    num_sequences: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    overlong: Literal["error", "cut"] = "error"
+    end_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise SettingsError("generation.invalid", problems="; ".join(problems))
+        if self.greedy and self.num_sequences > 1:
+            raise SettingsError("generation.greedy_several", number=self.num_sequences)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken each time."""
+        return not self.do_sample or self.temperature == 0
+
+    def replace(self, **given: object) -> GenerationSettings:
+        """These settings with those that a user gave explicitly (None: not given).
+
+        Raises:
+            SettingsError: ``generation.unread`` when greedy search was asked together with a setting that only sampling
+                reads; ``generation.invalid`` for values out of range.
+        """
+        changes = {name: value for name, value in given.items() if value is not None}
+        length = {"max_new_tokens", "max_length"}
+        if (
+            length & changes.keys()
+        ):  # a bound from the command line replaces the model's bounds, it is not added to them
+            changes = dict.fromkeys(length) | changes
+        asked_greedy = changes.get("do_sample") is False or changes.get("temperature") == 0
+        if asked_greedy:
+            if isinstance(number := changes.get("num_sequences"), int) and number > 1:
+                raise SettingsError("generation.greedy_several", number=number)
+            unread = [name for name in SAMPLING_FIELDS if name in changes and changes[name] != 0]
+            if unread:
+                raise SettingsError("generation.unread", names=", ".join(unread))
+            changes |= {"do_sample": False, "num_sequences": 1}
+        elif not self.do_sample and any(name in changes for name in SAMPLING_FIELDS):
+            changes["do_sample"] = True
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return GenerationSettings(**(fields | changes))  # the callers' options are typed
+
+    def as_record(self) -> dict[str, object]:
+        """All settings by our names, for JSON output."""
+        return dataclasses.asdict(self)
+
+
+def _problems(settings: GenerationSettings) -> list[str]:
+    """What is out of range, as ``name = value (range)``; a formula reads the same in every language."""
+    checks = {
+        "max_new_tokens": (settings.max_new_tokens is None or settings.max_new_tokens >= 1, "≥ 1"),
+        "max_length": (settings.max_length is None or settings.max_length >= 1, "≥ 1"),
+        "min_new_tokens": (settings.min_new_tokens >= 0, "≥ 0"),
+        "temperature": (math.isfinite(settings.temperature) and settings.temperature >= 0, "≥ 0"),
+        "top_k": (settings.top_k >= 0, "≥ 0"),
+        "top_p": (0 < settings.top_p <= 1, "0 < top_p ≤ 1"),
+        "min_p": (0 <= settings.min_p <= 1, "0 ≤ min_p ≤ 1"),
+        "repetition_penalty": (math.isfinite(settings.repetition_penalty) and settings.repetition_penalty > 0, "> 0"),
+        "presence_penalty": (math.isfinite(settings.presence_penalty), "-∞ < x < ∞"),
+        "frequency_penalty": (math.isfinite(settings.frequency_penalty), "-∞ < x < ∞"),
+        "num_sequences": (settings.num_sequences >= 1, "≥ 1"),
+        "stop": (all(settings.stop), 'len(stop) ≥ 1, stop ≠ ""'),
+        "overlong": (settings.overlong in ("error", "cut"), '"error" | "cut"'),
+    }
+    problems = [
+        f"{name} = {getattr(settings, name)!r} ({allowed})" for name, (holds, allowed) in checks.items() if not holds
+    ]
+    bound = settings.max_new_tokens
+    if bound is not None and settings.min_new_tokens > bound:
+        problems.append(f"min_new_tokens = {settings.min_new_tokens} (≤ max_new_tokens = {bound})")
+    return problems
+
+
+# Our name -> the name that Hugging Face's GenerationConfig gives the same thing. What it has no name for keeps ours and
+# is written only when it is not the default, so that those libraries read the file without a remark.
+HF_NAMES = {
+    "max_new_tokens": "max_new_tokens",
+    "max_length": "max_length",
+    "min_new_tokens": "min_new_tokens",
+    "do_sample": "do_sample",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "num_sequences": "num_return_sequences",
+    "stop": "stop_strings",
+    "end_token_ids": "eos_token_id",
+}
+# Keys of such files that say nothing about how a text is continued, and values at which the others are switched off.
+_SILENT_KEYS = {
+    "transformers_version",
+    "_from_model_config",
+    "bos_token_id",
+    "pad_token_id",
+    "use_cache",
+    "cache_implementation",
+}
+_OFF: tuple[object, ...] = (None, False, 0, 1, 1.0, [], {}, "")
+
+
+def to_hf(settings: GenerationSettings, *, end_id: int, pad_id: int | None = None) -> dict[str, object]:
+    """The content of ``generation_config.json``; a greedy one has no sampling settings."""
+    defaults = GenerationSettings()
+    record: dict[str, object] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        known = HF_NAMES.get(field.name)
+        if settings.greedy and field.name in (*SAMPLING_FIELDS, "seed"):
+            continue
+        if known is None and value == getattr(defaults, field.name):
+            continue
+        if value is None or value == ():
+            continue
+        record[known or field.name] = list(value) if isinstance(value, tuple) else value
+    record["do_sample"] = not settings.greedy
+    record["eos_token_id"] = list(settings.end_token_ids) or end_id
+    record["bos_token_id"] = end_id
+    if pad_id is not None:
+        record["pad_token_id"] = pad_id
+    return record
+
+
+def from_hf(record: Mapping[str, object], *, where: str) -> GenerationSettings:
+    """Settings from the content of a ``generation_config.json``; what is silent there has our default.
+
+    A setting that changes the text and that we do not have (beams, banned n-grams, ...) is named in a warning.
+
+    Raises:
+        CheckpointError: ``generation.bad_file`` when a value has a wrong type.
+        SettingsError: ``generation.invalid`` when a value is out of range.
+    """
+    ours = {theirs: name for name, theirs in HF_NAMES.items()}
+    names = {field.name for field in dataclasses.fields(GenerationSettings)}
+    values: dict[str, object] = {}
+    unknown: list[str] = []
+    for key, value in record.items():
+        if (name := ours.get(key) or (key if key in names else None)) is not None:
+            if value is not None:
+                values[name] = _typed(name, value, where=where)
+        elif key not in _SILENT_KEYS and value not in _OFF:
+            unknown.append(key)
+    if unknown:
+        warn("generation.unsupported", where=where, names=", ".join(sorted(unknown)))
+    return GenerationSettings(**values)  # type: ignore[arg-type]  # every value was checked by _typed
+
+
+def save(settings: GenerationSettings, directory: Path, *, end_id: int, pad_id: int | None = None) -> None:
+    """Write ``generation_config.json`` into a model directory."""
+    content = json.dumps(to_hf(settings, end_id=end_id, pad_id=pad_id), ensure_ascii=False, indent=2)
+    (directory / FILE_NAME).write_text(content + "\n", encoding="utf-8")
+
+
+def load(directory: Path) -> GenerationSettings:
+    """Read ``generation_config.json`` of a model directory; without the file, the defaults.
+
+    Raises:
+        CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind.
+    """
+    path = directory / FILE_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return GenerationSettings()
+    except ValueError as error:
+        raise CheckpointError("generation.bad_file", where=str(path), found=str(error)) from error
+    if not isinstance(record, dict):
+        raise CheckpointError("generation.bad_file", where=str(path), found=type(record).__name__)
+    return from_hf(record, where=str(path))
+
+
+def _typed(name: str, value: object, *, where: str) -> object:
+    """The value as the field of this name wants it: lists become tuples, a single end token or stop string a tuple."""
+    default = getattr(GenerationSettings(), name)
+    if isinstance(default, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+        kind: type = int if name == "end_token_ids" else str
+        if all(isinstance(item, kind) and not isinstance(item, bool) for item in value):
+            return value
+    elif isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+    elif isinstance(default, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(default, str):
+        if isinstance(value, str):
+            return value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise CheckpointError("generation.bad_file", where=f"{where}: {name}", found=repr(value))
