@@ -1,0 +1,57 @@
+"""Every reason for which a test may be skipped. A skip for any other reason is turned into a failure by conftest.py.
+
+A test calls the function it needs as its first line: ``folder = needs_test_data("lm")``, ``needs_tool("strace")``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+TEST_DATA = "large data sets are named by WENLU_TEST_DATA, which is not set or has no such file"
+TOOLS = {
+    "strace": "counts and breaks system calls",
+    "cc": "compiles models with torch.compile",
+}
+POSIX = "needs processes and signals of POSIX"
+CUDA = "needs a CUDA device"
+
+REASONS = {TEST_DATA, POSIX, CUDA, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
+
+
+def needs_test_data(*parts: str) -> Path:
+    """A file or folder of the large data sets; without them the test is skipped, in CI too."""
+    root = os.environ.get("WENLU_TEST_DATA")
+    path = Path(root or "/nonexistent", *parts)
+    if not root or not path.exists():
+        pytest.skip(TEST_DATA)
+    return path
+
+
+def needs_tool(name: str) -> Path:
+    """The path of a program; where it is missing the test is skipped, and fails where CI=true."""
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} is not installed: {TOOLS[name]}"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Path(found)
+
+
+def needs_posix() -> None:
+    """Skip on Windows."""
+    if sys.platform == "win32":
+        pytest.skip(POSIX)
+
+
+def needs_cuda() -> None:
+    """Skip without a CUDA device, in CI too."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(CUDA)
