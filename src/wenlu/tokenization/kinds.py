@@ -1,0 +1,156 @@
+"""The five kinds of tokenizer: how each cuts a text, what it learns, and how ids become text again.
+
+    bpe         byte-level byte-pair encoding; every text comes back exactly; llama.cpp calls the pattern qwen2
+    wordpiece   BERT's: words and ``##`` continuations, every Chinese character on its own; spaces are not kept exactly
+    unigram     SentencePiece's: the likeliest segmentation under a unigram model; a space is written as U+2581
+    words       whole words with the space before them, single Chinese characters, single marks
+    characters  single code points
+
+All but bpe know only what they saw in training; everything else is ``[UNK]``. In every kind a mark of punctuation is
+never in one piece with letters, so that no special token such as ``<|endoftext|>`` can arise from a text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+TokenizerKind = Literal["bpe", "wordpiece", "unigram", "words", "characters"]
+
+END_TOKEN = "<|endoftext|>"
+PAD_TOKEN = "<|pad|>"
+UNKNOWN_TOKEN = "[UNK]"
+
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WORD_PATTERN = r" ?\p{Han}| ?[\p{L}\p{M}&&[^\p{Han}]]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
+CHARACTER_PATTERN = r"[\s\S]"
+MARK_PATTERN = r"[^ \p{L}\p{M}\p{N}]"
+"""What stands alone before Unigram sees the text: punctuation, symbols, line ends."""
+
+TIGHT_SPACE_PATTERN = r"(?<=[\p{Han}，。、；：？！…“”‘’（）《》「」]) | (?=[\p{Han}，。、；：？！…“”‘’（）《》「」])"
+"""The spaces that joining WordPiece tokens puts around Chinese and that nobody writes."""
+
+BYTE_ALPHABET_SIZE = 256
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What kind of tokenizer to train, and how large: the ``[tokenizer]`` table of a run."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: TokenizerKind = "bpe"
+    vocab_size: int = 8192
+    """Upper bound of the vocabulary, special tokens included."""
+    min_frequency: int = 2
+    """How often a pair, word or character must occur to be learnt; Unigram does not read it."""
+    normalization: Literal["none", "nfc", "nfkc"] = "none"
+    lowercase: bool = False
+    special_tokens: tuple[str, ...] = ()
+    """Further special tokens, after ``<|endoftext|>``, ``<|pad|>`` and, except for bpe, ``[UNK]``."""
+    max_training_bytes: int = 128 * 1024**2
+    """More text than this is thinned out evenly before training, which bounds its memory."""
+
+    @property
+    def all_special_tokens(self) -> tuple[str, ...]:
+        """Special tokens in the order of their ids, from 0."""
+        unknown = () if self.kind == "bpe" else (UNKNOWN_TOKEN,)
+        return tuple(dict.fromkeys((END_TOKEN, PAD_TOKEN, *unknown, *self.special_tokens)))
+
+
+def untrained(settings: TokenizerSettings) -> Tokenizer:
+    """The pipeline of a kind with an empty vocabulary."""
+    tokenizer = Tokenizer(_model(settings.kind))
+    tokenizer.pre_tokenizer = _pre_tokenizer(settings.kind)
+    tokenizer.decoder = _decoder(settings.kind)
+    steps = _normalizers(settings)
+    if steps:
+        tokenizer.normalizer = steps[0] if len(steps) == 1 else normalizers.Sequence(steps)
+    return tokenizer
+
+
+def trainer(settings: TokenizerSettings) -> trainers.Trainer:
+    """The library's trainer for a kind."""
+    special_tokens = list(settings.all_special_tokens)
+    size, frequency = settings.vocab_size, settings.min_frequency
+    if settings.kind == "bpe":
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        return trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=frequency,
+            special_tokens=special_tokens,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+    if settings.kind == "wordpiece":
+        return trainers.WordPieceTrainer(
+            vocab_size=size,
+            min_frequency=frequency,
+            special_tokens=special_tokens,
+            limit_alphabet=max(1, (size - len(special_tokens)) * 3 // 4),
+            continuing_subword_prefix="##",
+            show_progress=False,
+        )
+    if settings.kind == "unigram":
+        return trainers.UnigramTrainer(
+            vocab_size=size, special_tokens=special_tokens, unk_token=UNKNOWN_TOKEN, show_progress=False
+        )
+    return trainers.WordLevelTrainer(
+        vocab_size=size, min_frequency=frequency, special_tokens=special_tokens, show_progress=False
+    )
+
+
+def smallest_vocabulary(settings: TokenizerSettings) -> int:
+    """The least ``vocab_size`` that these settings can honour."""
+    return len(settings.all_special_tokens) + (BYTE_ALPHABET_SIZE if settings.kind == "bpe" else 1)
+
+
+def _model(kind: TokenizerKind) -> models.Model:
+    if kind == "bpe":
+        return models.BPE()
+    if kind == "wordpiece":
+        return models.WordPiece(unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=100)
+    if kind == "unigram":
+        return models.Unigram()
+    return models.WordLevel(unk_token=UNKNOWN_TOKEN)
+
+
+def _pre_tokenizer(kind: TokenizerKind) -> pre_tokenizers.PreTokenizer:
+    if kind == "bpe":
+        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if kind == "wordpiece":
+        return pre_tokenizers.BertPreTokenizer()
+    if kind == "unigram":
+        split = pre_tokenizers.Split(Regex(MARK_PATTERN), "isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(prepend_scheme="never")])
+    return pre_tokenizers.Split(Regex(WORD_PATTERN if kind == "words" else CHARACTER_PATTERN), "isolated")
+
+
+def _decoder(kind: TokenizerKind) -> decoders.Decoder:
+    if kind == "bpe":
+        return decoders.ByteLevel()
+    if kind == "wordpiece":
+        words = decoders.WordPiece(prefix="##", cleanup=True)
+        return decoders.Sequence([words, decoders.Fuse(), decoders.Replace(Regex(TIGHT_SPACE_PATTERN), "")])
+    if kind == "unigram":
+        return decoders.Metaspace(prepend_scheme="never")
+    return decoders.Fuse()
+
+
+def _normalizers(settings: TokenizerSettings) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if settings.normalization != "none":
+        steps.append(normalizers.NFC() if settings.normalization == "nfc" else normalizers.NFKC())
+    if settings.kind == "wordpiece":
+        bert = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=settings.lowercase
+        )
+        steps.append(bert)
+    elif settings.lowercase:
+        steps.append(normalizers.Lowercase())
+    return steps

@@ -1,0 +1,71 @@
+"""Special tokens cannot be written: inside a text their strings are text, for every tokenizer.
+
+The library's switch ``encode_special_tokens`` stops the search for their strings, but a vocabulary that lists them
+among its ordinary pieces (as SentencePiece's Unigram does, and a word list may) still finds them. Such entries are
+renamed, in the copy that encodes, to a string that no text can come to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from tokenizers import Tokenizer
+
+from wenlu.core.errors import TokenizerError
+
+_UNREACHABLE = "\ufdd0 \ufdd0"
+"""Noncharacters around a blank, on which every pre-tokenizer cuts or which it rewrites."""
+
+
+def as_text_only(library: Tokenizer, description: Mapping[str, object]) -> Tokenizer:
+    """A tokenizer with the same ids that never gives the id of a special token, except for the unknown.
+
+    Raises TokenizerError ``special_is_text`` where that cannot be had.
+    """
+    library.encode_special_tokens = True
+    writable = written_specials(library)
+    if not writable:
+        return library
+    try:
+        encoder = Tokenizer.from_str(json.dumps(_without(description, writable)))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError("tokenization.special_is_text", token=writable[0]) from error
+    encoder.no_truncation()
+    encoder.no_padding()
+    encoder.encode_special_tokens = True
+    still = [token for token in writable if _is_written(encoder, token, library.token_to_id(token))]
+    if still:
+        raise TokenizerError("tokenization.special_is_text", token=still[0])
+    return encoder
+
+
+def written_specials(library: Tokenizer) -> list[str]:
+    """The special tokens whose string, found in a text, would become their id."""
+    library.encode_special_tokens = True
+    added = library.get_added_tokens_decoder()
+    return [token.content for id, token in added.items() if token.special and _is_written(library, token.content, id)]
+
+
+def _is_written(library: Tokenizer, token: str, id: int | None) -> bool:
+    forms = (token, f" {token} ", f"a{token}a", f"字{token}字")
+    unknown = library.encode("\ue000\ufdd1", add_special_tokens=False).ids
+    return id not in unknown and any(id in library.encode(form, add_special_tokens=False).ids for form in forms)
+
+
+def _without(description: Mapping[str, object], tokens: list[str]) -> dict[str, object]:
+    """The description of a tokenizer whose model knows these tokens under unreachable names."""
+    names = {token: f"{_UNREACHABLE}{number}" for number, token in enumerate(tokens)}
+    model = dict(cast(dict[str, Any], description["model"]))
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {names.get(piece, piece): id for piece, id in model["vocab"].items()}
+    added = cast(list[dict[str, object]], description["added_tokens"])
+    return {
+        **description,
+        "model": model,
+        "added_tokens": [token for token in added if token["content"] not in names],
+        "post_processor": None,
+    }

@@ -1,0 +1,69 @@
+"""Ids to text one by one, as a model generates them: no half characters, and the same text as decoding all at once."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+
+class StreamDecoder(Protocol):
+    """Takes ids and gives text; all pieces in order are what ``Tokenizer.decode`` gives for all ids."""
+
+    def push(self, id: int) -> str:
+        """The text that is certain now that this id has come: complete characters only, often ``""``."""
+        ...
+
+    def finish(self) -> str:
+        """What was held back; call it once, after the last id."""
+        ...
+
+
+class ByteStreamDecoder:
+    """For byte-level vocabularies: bytes wait until they are a character, or cannot become one (U+FFFD)."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes], *, hidden: Collection[int]) -> None:
+        self._token_bytes = token_bytes
+        self._hidden = hidden
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        data = self._token_bytes(id)
+        return "" if id in self._hidden else self._decoder.decode(data)
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class TextStreamDecoder:
+    """For vocabularies of text: decodes each id behind the one before it, which settles spaces and first tokens.
+
+    Ids of a byte fallback (``<0xE6>``) wait for the end of their run, because it decides what they mean.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], *, hidden: Collection[int], fallback: Collection[int]
+    ) -> None:
+        self._decode = decode
+        self._hidden = hidden
+        self._fallback = fallback
+        self._before: list[int] = []
+        self._held: list[int] = []
+
+    def push(self, id: int) -> str:
+        if id in self._hidden:
+            return ""
+        if id in self._fallback:
+            self._held.append(id)
+            return ""
+        return self._release([*self._held, id])
+
+    def finish(self) -> str:
+        return self._release(self._held)
+
+    def _release(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
+        text = self._decode([*self._before, *ids])[len(self._decode(self._before)) if self._before else 0 :]
+        self._before, self._held = ids[-1:], []
+        return text

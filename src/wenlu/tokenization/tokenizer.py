@@ -1,0 +1,265 @@
+"""The tokenizer: text to ids and back, with character offsets, for the five kinds and for Hugging Face directories.
+
+What a text says is always text: a string such as ``<|endoftext|>`` inside it is encoded like any other, never as the
+special token. Special tokens enter a sequence only by their ids.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers import pre_tokenizers
+
+from wenlu.core.errors import TokenizerError
+from wenlu.tokenization import hf, longtext, training
+from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, TokenizerKind, TokenizerSettings
+from wenlu.tokenization.parallelism import make_forks_safe
+from wenlu.tokenization.special import as_text_only
+from wenlu.tokenization.streaming import ByteStreamDecoder, StreamDecoder, TextStreamDecoder
+from wenlu.tokenization.surrogates import utf8_bytes
+
+__all__ = [
+    "END_TOKEN",
+    "PAD_TOKEN",
+    "UNKNOWN_TOKEN",
+    "Encoding",
+    "StreamDecoder",
+    "Tokenizer",
+    "TokenizerKind",
+    "TokenizerSettings",
+]
+
+GROUP_CHARACTERS = 262_144
+"""The library encodes texts of about so many characters at a time, which bounds its memory."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The tokens of a text; offsets are half-open, in characters of the original text.
+
+    A token that holds only some bytes of a character has the span of the whole character.
+    """
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """Made by ``train`` or ``load``; never changes afterwards."""
+
+    def __init__(self, library: LibraryTokenizer, *, end_token: str, pad_token: str, unknown_token: str | None) -> None:
+        self._serialized = library.to_str(pretty=True)
+        description = json.loads(self._serialized)
+        kind = longtext.kind_of(description)
+        if kind is None:
+            raise TokenizerError("tokenization.unknown_model", found=description["model"]["type"])
+        self._library = library
+        self._encoder = as_text_only(library, description)
+        self._cuttable = longtext.cuttable(kind, description)
+        self._by_byte = (description["decoder"] or {}).get("type") == "ByteLevel"
+        self.kind: TokenizerKind = kind
+        self._vocab = library.get_vocab(with_added_tokens=True)
+        self._tokens = {id: token for token, id in self._vocab.items()}
+        self.vocab_size: int = max(self._tokens) + 1
+        self._end_token, self._pad_token, self._unknown_token = end_token, pad_token, unknown_token
+        self.end_id: int = self._vocab[end_token]
+        self.pad_id: int = self._vocab[pad_token]
+        self.unknown_id: int | None = None if unknown_token is None else self._vocab[unknown_token]
+        added = library.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
+        structural = {self.end_id, self.pad_id}
+        self._hidden = self.special_ids - ({self.unknown_id} - structural)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
+        """Learn a vocabulary from texts; equal texts and settings give an equal tokenizer (Unigram: nearly).
+
+        Raises TokenizerError: no text, too small a vocabulary, lone surrogates, unusable special tokens.
+        """
+        make_forks_safe()
+        unknown = None if settings.kind == "bpe" else UNKNOWN_TOKEN
+        library = training.train(texts, settings)
+        return cls(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=unknown)
+
+    @classmethod
+    def load(cls, directory: Path) -> Tokenizer:
+        """Read a directory that ``save`` or a Hugging Face library wrote; what is read: see ``hf``.
+
+        Raises TokenizerError when there is no such directory or its files cannot be used.
+        """
+        make_forks_safe()
+        files = hf.read(directory)
+        return cls(
+            files.library,
+            end_token=files.end_token,
+            pad_token=files.pad_token,
+            unknown_token=files.unknown_token,
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "tokenizer.json").write_text(self._serialized, encoding="utf-8")
+        config = hf.config_text(
+            end_token=self._end_token,
+            pad_token=self._pad_token,
+            unknown_token=self._unknown_token,
+            special_tokens=[self._tokens[id] for id in sorted(self.special_ids)],
+        )
+        (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of tokenizer.json, as 64 hexadecimal digits."""
+        return hashlib.sha256(self._serialized.encode("utf-8")).hexdigest()
+
+    def encode(self, text: str, *, where: str | None = None) -> list[int]:
+        """The ids of a text, without any special token; ``where`` names the text in an error."""
+        return self.encode_batch([text], where=None if where is None else [where])[0]
+
+    def encode_batch(self, texts: Sequence[str], *, where: Sequence[str] | None = None) -> list[list[int]]:
+        """The ids of many texts, on the library's threads; ``where`` names each text in an error."""
+        results: list[list[int]] = [[] for _ in texts]
+        for group in self._groups(texts):
+            try:
+                encodings = group.encoder.encode_batch_fast(group.texts, add_special_tokens=False)
+            except BaseException as error:
+                names = [where[number] if where else str(number + 1) for number in range(len(texts))]
+                raise _refused(error, texts, names) from error
+            for number, encoding in zip(group.numbers, encodings, strict=True):
+                results[number].extend(encoding.ids)
+        return results
+
+    def encode_with_offsets(self, text: str, *, where: str | None = None) -> Encoding:
+        """The ids of a text with the tokens and the characters that each stands for."""
+        try:
+            encoding = self._encoder.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            raise _refused(error, [text], [where or "1"]) from error
+        ids = encoding.ids
+        return Encoding(ids, [self.token(id) for id in ids], encoding.offsets)
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """The text of ids; special tokens are left out unless asked for, except ``[UNK]``, which is always shown.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        self._check(ids)
+        shown = list(ids) if keep_special else [id for id in ids if id not in self._hidden]
+        return self._decode(shown)
+
+    def round_trips(self, text: str, ids: Sequence[int] | None = None) -> bool:
+        """Whether decoding gives the text back, character by character; ``ids`` are its ids where known."""
+        return self.decode(self.encode(text) if ids is None else ids) == text
+
+    def token(self, id: int) -> str:
+        """A token in readable form; bytes that are no whole character are written ``\\xe6``."""
+        self._check([id])
+        if self._by_byte and id not in self.special_ids:
+            return self._bytes(id).decode("utf-8", errors="backslashreplace")
+        return self._tokens[id]
+
+    def token_bytes(self, id: int) -> bytes | None:
+        """The UTF-8 bytes a token always stands for; None where that depends on its neighbours (WordPiece, special)."""
+        self._check([id])
+        if id in self.special_ids or self.kind == "wordpiece":
+            return None
+        return self._bytes(id) if self._by_byte else self._decode([id]).encode("utf-8")
+
+    def stream(self, *, keep_special: bool = False) -> StreamDecoder:
+        """A new decoder for ids that come one by one."""
+        hidden = frozenset[int]() if keep_special else self._hidden
+        if self._by_byte:
+            return ByteStreamDecoder(self._checked_bytes, hidden=hidden)
+        return TextStreamDecoder(self._checked_decode, hidden=hidden, fallback=self._fallback_ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._library.decode(ids, skip_special_tokens=False)
+
+    def _checked_decode(self, ids: Sequence[int]) -> str:
+        self._check(ids)
+        return self._decode(ids)
+
+    def _checked_bytes(self, id: int) -> bytes:
+        self._check([id])
+        return self._bytes(id)
+
+    def _bytes(self, id: int) -> bytes:
+        """What a byte-level decoder reads from a token: its letters stand for bytes, or else for themselves."""
+        token = self._tokens[id]
+        try:
+            return bytes([_byte_of_letter()[letter] for letter in token])
+        except KeyError:
+            return token.encode("utf-8")
+
+    def _check(self, ids: Sequence[int]) -> None:
+        unknown = next((id for id in ids if id not in self._tokens), None)
+        if unknown is not None:
+            raise TokenizerError("tokenization.unknown_id", found=unknown, largest=self.vocab_size - 1)
+
+    @functools.cached_property
+    def _fallback_ids(self) -> frozenset[int]:
+        """Ids of the byte fallback of SentencePiece, ``<0x00>`` to ``<0xFF>``."""
+        names = {f"<0x{byte:02X}>" for byte in range(256)}
+        return frozenset(id for token, id in self._vocab.items() if token in names)
+
+    @functools.cached_property
+    def _whole_encoder(self) -> LibraryTokenizer:
+        """Encodes what is one pre-token already, without looking for the pattern."""
+        encoder = LibraryTokenizer.from_str(self._serialized)
+        encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        encoder.encode_special_tokens = True
+        return encoder
+
+    def _groups(self, texts: Sequence[str]) -> Iterator[_Group]:
+        """The pieces of the texts in order, each with the number of its text, in groups for the library."""
+        group = _Group(self._encoder, [], [])
+        size = 0
+        for number, text in enumerate(texts):
+            for piece in longtext.pieces(text, blanks=self.kind == "bpe") if self._cuttable else [longtext.Piece(text)]:
+                if group.texts and (piece.whole or size + len(piece.text) > GROUP_CHARACTERS):
+                    yield group
+                    group, size = _Group(self._encoder, [], []), 0
+                if piece.whole:
+                    yield _Group(self._whole_encoder, [number], [piece.text])
+                    continue
+                group.numbers.append(number)
+                group.texts.append(piece.text)
+                size += len(piece.text)
+        if group.texts:
+            yield group
+
+
+class _Group(NamedTuple):
+    encoder: LibraryTokenizer
+    numbers: list[int]
+    texts: list[str]
+
+
+def _refused(error: BaseException, texts: Sequence[str], names: Sequence[str]) -> BaseException:
+    """Our error for what the library raised on one of these texts."""
+    for text, name in zip(texts, names, strict=True):
+        try:
+            utf8_bytes(text, where=name)
+        except TokenizerError as surrogate:
+            return surrogate
+    if type(error).__name__ == "PanicException":  # derives from BaseException and has no public name
+        longest = max(range(len(texts)), key=lambda number: len(texts[number]))
+        return TokenizerError("tokenization.gave_up", where=names[longest], reason=str(error))
+    return error
+
+
+@functools.cache
+def _byte_of_letter() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 letters are their own byte, the rest follow from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
