@@ -1,0 +1,1 @@
+"""Scores with their definitions; nothing here knows torch."""
