@@ -101,7 +101,7 @@ class Objective(Protocol):
     """The side of a task that the trainer uses."""
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
-        """The number of targets of each term, from the batch alone: a step divides by its sums before any backward pass."""
+        """The number of targets of each term, from the batch alone; a step divides by their sums before backward."""
 
     def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
         """The named terms of one micro-batch."""

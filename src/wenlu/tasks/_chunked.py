@@ -23,13 +23,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, labels_N: Tensor, logits: Logits, rows: int, *parameters: Tensor
     ) -> Tensor:
-        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        total = hidden_ND.new_zeros((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         hidden_gradient = torch.empty_like(hidden_ND)
         sums: list[Tensor | None] = [None] * len(parameters)
         for start in range(0, len(labels_N), rows):
             chunk = hidden_ND[start : start + rows].detach().requires_grad_()
             with torch.enable_grad():
-                loss = F.cross_entropy(logits(chunk).float(), labels_N[start : start + rows], reduction="sum")
+                loss = F.cross_entropy(
+                    _at_least_float32(logits(chunk)), labels_N[start : start + rows], reduction="sum"
+                )
             gradients = torch.autograd.grad(loss, [chunk, *parameters], allow_unused=True)
             total += loss.detach()
             hidden_gradient[start : start + rows] = gradients[0]
@@ -51,7 +53,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def chunked_cross_entropy(
     hidden_ND: Tensor, labels_N: Tensor, logits: Logits, *, rows: int, parameters: Sequence[Tensor]
 ) -> Tensor:
-    """Sum over N positions of -log softmax(logits(hidden))[label], in float32; natural logarithm.
+    """Sum over N positions of -log softmax(logits(hidden))[label], in float32 or wider; natural logarithm.
 
     Args:
         hidden_ND: hidden states, only of positions with a target.
@@ -61,10 +63,14 @@ def chunked_cross_entropy(
         parameters: every parameter that ``logits`` may use; one gradient of each that it does use is held.
     """
     if not torch.is_grad_enabled():
-        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        total = hidden_ND.new_zeros((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         for start in range(0, len(labels_N), rows):
-            chunk = logits(hidden_ND[start : start + rows]).float()
+            chunk = _at_least_float32(logits(hidden_ND[start : start + rows]))
             total += F.cross_entropy(chunk, labels_N[start : start + rows], reduction="sum")
         return total
     apply = cast(Callable[..., Tensor], _ChunkedCrossEntropy.apply)
     return apply(hidden_ND, labels_N, logits, rows, *parameters)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,9 +1,10 @@
-"""Muon: momentum whose update is orthogonalised, for weight matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+"""Muon: momentum whose update is orthogonalised, for weight matrices.
 
-torch has `torch.optim.Muon` since 2.9, with the same formula. This one differs in three ways: matrices of
-one shape (up to transposition) go through the Newton-Schulz iteration as one batch, the iteration runs in the precision that
-the processor is fast in (torch's is always bfloat16), and the momentum may change from step to step. `benchmarks/optimizers.py`
-measures the two against each other.
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. torch has `torch.optim.Muon` since 2.9, with the same
+formula. This one takes matrices of one shape (up to transposition) through the Newton-Schulz iteration as one batch,
+which is about 1.4 times as fast on two cores at 4 layers of 192, and runs the iteration in the precision that the
+processor is fast in (torch's is always bfloat16, which is slow where the hardware lacks it and cannot be checked in
+float64).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def orthogonalize(matrices_NRC: Tensor, *, steps: int = 5, dtype: torch.dtype | 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum for two-dimensional parameters.
 
-    The rate of a matrix of R rows and C columns is lr * max(1, R / C) ** 0.5. State: ``momentum_buffer``, an exponential
-    average of the gradients.
+    The rate of a matrix of R rows and C columns is lr * max(1, R / C) ** 0.5. State: ``momentum_buffer``, an
+    exponential average of the gradients.
     """
 
     def __init__(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.log import Notice
+from wenlu.core.settings import changed, unused_setting
 from wenlu.training.muon import Muon
 
 OptimizerName = Literal["muon", "adamw", "adam"]
@@ -20,10 +22,10 @@ Role = Literal["matrix", "embedding", "head", "vector"]
 class OptimizerSettings:
     """The ``[optimizer]`` table.
 
-    Parameters play four roles: ``matrix`` (two or more dimensions), ``embedding``, ``head`` (the untied output matrix) and
-    ``vector`` (norms, biases). ``muon`` moves the matrices with Muon and the rest with AdamW; ``adamw`` and ``adam`` (decay added
-    to the gradient) move all. ``learning_rate`` is the peak rate of the matrices, the other three follow it when they are
-    None. Weight decay acts on matrices and the head, never on embeddings, norms or biases.
+    Parameters play four roles: ``matrix`` (two or more dimensions), ``embedding``, ``head`` (the untied output matrix)
+    and ``vector`` (norms, biases). ``muon`` moves the matrices with Muon, the rest with AdamW; ``adamw`` and ``adam``
+    (decay added to the gradient) move all. ``learning_rate`` is the peak rate of the matrices, the other three follow
+    it when they are None. Weight decay acts on matrices and the head, never on embeddings, norms or biases.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -53,15 +55,10 @@ class OptimizerSettings:
                     "training.range", setting=f"optimizer.{name}", value=getattr(self, name), bounds="[0, 1)"
                 )
         if self.name != "muon":
-            for name in ("momentum", "momentum_start", "momentum_warmup_steps", "newton_schulz_steps"):
-                if getattr(self, name) != getattr(OptimizerSettings, name):
-                    raise SettingsError(
-                        "training.unused",
-                        setting=f"optimizer.{name}",
-                        value=getattr(self, name),
-                        other="optimizer.name",
-                        because=self.name,
-                    )
+            names = ("momentum", "momentum_start", "momentum_warmup_steps", "newton_schulz_steps")
+            for key, value in changed(self, "optimizer", names).items():
+                because = Notice("training.because", {"setting": "optimizer.name", "value": self.name})
+                raise unused_setting(key, value, because=because)
 
     def rate(self, role: Role) -> float:
         """The peak learning rate of a role."""
@@ -70,10 +67,11 @@ class OptimizerSettings:
 
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
-    """The role of every trainable parameter by name; a tied output matrix is an embedding."""
+    """The role of every trainable parameter by name; a tied output matrix is an embedding.
+
+    The head is what a model calls ``head``, as all models here do.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    vocabularies = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
-    vocabulary = max(vocabularies, default=0)
     roles: dict[str, Role] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -82,10 +80,8 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
             roles[name] = "embedding"
         elif parameter.ndim < 2:
             roles[name] = "vector"
-        elif parameter.size(0) == vocabulary:
-            roles[name] = "head"
         else:
-            roles[name] = "matrix"
+            roles[name] = "head" if name.startswith("head.") else "matrix"
     return roles
 
 
@@ -173,7 +169,8 @@ class Optimizer:
     def _state_of(self, parameter: nn.Parameter) -> Mapping[str, Tensor]:
         for part in self._parts:
             if _holds(part, parameter):
-                return part.state.get(parameter, {})
+                found: Mapping[str, Tensor] = part.state.get(parameter, {})
+                return found
         return {}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
+from wenlu.core.log import Notice
+from wenlu.core.settings import unused_setting
 from wenlu.training.duration import Duration, Pace
 
 ScheduleName = Literal["wsd", "cosine", "linear", "constant"]
@@ -17,8 +19,8 @@ class ScheduleSettings:
     """The ``[schedule]`` table: a linear warm-up, then one of four shapes.
 
     ``wsd`` holds the peak and decays linearly over the last ``decay`` of the run (warm-up, stable, decay: Hu et al.
-    2024, MiniCPM, section 4); ``cosine`` and ``linear`` decay over everything after the warm-up; ``constant`` never does.
-    Decay ends at ``final`` times the peak.
+    2024, MiniCPM, section 4); ``cosine`` and ``linear`` decay over everything after the warm-up; ``constant`` never
+    does. Decay ends at ``final`` times the peak.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -30,19 +32,20 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         for key in ("warmup", "decay"):
-            if getattr(self, key) != "0":
-                Duration.parse(getattr(self, key), setting=f"schedule.{key}")
+            written = getattr(self, key)
+            if written != "0" and Duration.parse(written, setting=f"schedule.{key}").unit == "seconds":
+                units = "steps, epochs, tokens, %"
+                raise SettingsError("training.duration_unit", setting=f"schedule.{key}", value=written, units=units)
         if not 0 <= self.final <= 1:
             raise SettingsError("training.range", setting="schedule.final", value=self.final, bounds="0 ... 1")
         if self.name != "wsd" and self.decay != ScheduleSettings.decay:
-            raise SettingsError(
-                "training.unused", setting="schedule.decay", value=self.decay, other="schedule.name", because=self.name
-            )
+            because = Notice("training.because", {"setting": "schedule.name", "value": self.name})
+            raise unused_setting("schedule.decay", self.decay, because=because)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule whose lengths are known in steps. ``factor(i)`` is what step i (counted from 0) multiplies the rates by."""
+    """A schedule whose lengths are known in steps."""
 
     name: ScheduleName
     steps: int

@@ -1,4 +1,4 @@
-"""The whole TOML of a run: one frozen dataclass a table. Each part's own settings stand beside the code that reads them."""
+"""The whole TOML of a run: one frozen dataclass a table. Each part's settings stand beside the code that reads them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
-from wenlu.data.documents import DataSettings
+from wenlu.data.settings import DataSettings
 from wenlu.models.config import ModelSettings
 from wenlu.tasks._base import TaskSettings
 from wenlu.tokenization.tokenizer import TokenizerSettings
@@ -16,16 +16,17 @@ from wenlu.training.schedules import ScheduleSettings
 
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "packed", "stream"]
+AttentionBackend = Literal["auto", "sdpa", "eager"]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """The ``[train]`` table.
 
-    ``steps`` is the number of optimizer steps. It is decided once, from ``budget`` when it is not given, and written into
-    ``run.toml``: a resumed run never decides it again. One step reads ``batch_size`` rows of ``sequence_length`` tokens,
-    ``accumulation`` times. ``precision``, ``threads`` (0: one a processor core that is free to us) and ``layout`` are
-    resolved once as well.
+    ``steps`` is the number of optimizer steps. It is decided once, from ``budget`` when it is not given, and written
+    into ``run.toml``: a resumed run never decides it again. One step reads ``batch_size`` rows of ``sequence_length``
+    tokens, ``accumulation`` times. ``precision``, ``threads`` (0: one a processor core that is free to us) and
+    ``layout`` are resolved once as well.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -41,6 +42,7 @@ class TrainSettings:
     threads: int = 0
     compile: bool = False
     layout: Layout = "auto"
+    attention: AttentionBackend = "auto"
     num_workers: int = 0
     save_every: str = "10%"
     keep: int = 3
@@ -72,9 +74,9 @@ _LEAST: dict[str, float] = {
 class EvaluateSettings:
     """The ``[evaluate]`` table: how validation text is scored, in a run and afterwards.
 
-    Windows of at most ``context`` tokens (0: the run's sequence length) whose starts are ``stride`` tokens apart (0: half
-    a context). ``max_tokens`` bounds the evaluations during the run (0: everything); the last one, of the finished model,
-    always reads everything up to ``final_max_tokens``.
+    Windows of at most ``context`` tokens (0: the run's sequence length) whose starts are ``stride`` tokens apart (0:
+    half a context). ``max_tokens`` bounds the evaluations during the run (0: everything); the last one, of the finished
+    model, reads up to ``final_max_tokens``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

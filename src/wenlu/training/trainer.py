@@ -3,9 +3,10 @@
     for step in Trainer(model, objective, optimizer, schedule, loader, settings):
         print(step.number, step.loss)
 
-One step collates all its micro-batches, counts the targets of each loss term over all of them, divides before the backward
-pass, clips, refuses what is not finite before the weights change, sets the rates, steps. So a step's update does not depend
-on how its rows are split into micro-batches, and every random draw depends on (seed, purpose, step), never on history.
+One step collates all its micro-batches, counts the targets of each loss term over all of them, divides before the
+backward pass, clips, refuses what is not finite before the weights change, sets the rates, steps. So a step's update
+does not depend on how its rows are split into micro-batches, and every random draw depends on (seed, purpose, step),
+never on history.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Step:
 
 
 class Trainer:
-    """Iterate to train. ``step`` is the number of steps done; set it (and the model's and the optimizer's state) to resume.
+    """Iterate to train. ``step`` is the number of steps done: to resume, hand in the step with the states of that step.
 
     Args:
         model: moved in place.
@@ -92,9 +93,9 @@ class Trainer:
 
     def finish(self) -> Step | None:
         """Take all the steps that are left; the last one, or None when none was left."""
-        last = None
-        for last in self:
-            pass
+        last: Step | None = None
+        for step in self:
+            last = step
         return last
 
     def _step(self, micro_batches: list[Batch], started: float) -> Step:

@@ -1,0 +1,91 @@
+"""Models that are fitted by counting, not by steps; they fill the same run directory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from wenlu.bundle import save_bundle
+from wenlu.core.log import Notice
+from wenlu.core.runs import Run, publish
+from wenlu.core.settings import Resolved, changed, to_toml, unused_setting
+from wenlu.data.store import Store
+from wenlu.models import ngram
+from wenlu.training.preparation import open_store
+from wenlu.training.results import Evaluate, RunResult, last_evaluation
+from wenlu.training.settings import RunSettings
+from wenlu.training.status import describe_data, describe_process
+
+FITTED_KINDS = frozenset({"ngram"})
+_UNREAD = {
+    "train": ("steps", "budget", "batch_size", "accumulation", "clip", "precision", "compile", "layout", "attention"),
+    "optimizer": ("name", "learning_rate", "weight_decay"),
+    "schedule": ("name", "warmup", "decay", "final"),
+}
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What is needed to fit a model."""
+
+    resolved: Resolved[RunSettings]
+    store: Store
+
+
+def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Fitting:
+    """Open the corpus.
+
+    Raises:
+        SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules.
+    """
+    settings = resolved.value
+    because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
+    for table, keys in _UNREAD.items():
+        for key, value in changed(getattr(settings, table), table, keys).items():
+            raise unused_setting(key, value, because=because)
+    return Fitting(resolved, store or open_store(settings))
+
+
+def fit_run(run: Run, fitting: Fitting, evaluate: Evaluate | None) -> RunResult:
+    """Fit the model, score it, and publish it as the final model of the run."""
+    settings, store = fitting.resolved.value, fitting.store
+    run.write_settings(to_toml(fitting.resolved))
+    run.write_status(state="running", step=0, **describe_process(settings))
+    run.write_data(describe_data(store))
+    run.cut_log(-1)
+    started = time.perf_counter()
+    model = _fit(settings, store)
+    seconds = time.perf_counter() - started
+    run.append_log({"event": "fit", "step": 1, "tokens": store.train.num_tokens, "seconds": seconds})
+    if evaluate is not None and store.validation.num_tokens:
+        scores = dict(
+            evaluate(
+                model,
+                store.validation,
+                settings.evaluate,
+                context=settings.evaluate.context or settings.train.sequence_length,
+                max_tokens=settings.evaluate.final_max_tokens,
+            )
+        )
+        run.append_log({"event": "final_evaluation", "step": 1, **scores})
+        run.write_status(evaluation=scores)
+    final = run.path / "final"
+
+    def write(directory: Path) -> None:
+        provenance = {"run": run.path.resolve().name, "data": store.train.fingerprint}
+        save_bundle(directory, model=model, tokenizer=store.tokenizer, task=settings.task.name, provenance=provenance)
+
+    publish(final, write, replace=final.exists())
+    run.write_status(state="finished", step=1, seconds=seconds, ended=time.time(), error=None)
+    return RunResult(run.path, "finished", 0, 1, seconds, final, last_evaluation(run))
+
+
+def _fit(settings: RunSettings, store: Store) -> nn.Module:
+    """Count the training split: the n-gram model of the order that ``model.order`` asks for."""
+    order = ngram.MAX_ORDER if settings.model.order is None else settings.model.order
+    settings.model.refuse_unused(frozenset({"order"}))
+    tokenizer = store.tokenizer
+    return ngram.fit(store.train, order=order, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)

@@ -1,0 +1,223 @@
+"""Before the first step: open the corpus, build the model, and decide once what a resume must not decide."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from wenlu.core import plugins
+from wenlu.core.errors import DataError, SettingsError
+from wenlu.core.log import Notice, notice
+from wenlu.core.settings import Resolved, unused_setting
+from wenlu.data.loader import Loader
+from wenlu.data.store import Store
+from wenlu.models.build import build_model
+from wenlu.models.transformer import Transformer
+from wenlu.tasks._base import Carried, Objective, TaskSettings
+from wenlu.training.duration import Duration, Pace
+from wenlu.training.optimizers import Optimizer
+from wenlu.training.precision import newton_schulz_dtype, resolve_machine
+from wenlu.training.schedules import Schedule
+from wenlu.training.settings import RunSettings
+from wenlu.training.trainer import Trainer
+
+RECURRENT_KINDS = frozenset({"lstm"})
+_WARMUP_STEPS = 3
+_LEAST_MEASURED_STEPS = 5
+_LEAST_MEASURED_SECONDS = 2.0
+_MEASURED_SHARE = 0.02
+_RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
+
+
+@dataclass
+class Prepared:
+    """Everything that a trainer is made of, with settings that leave nothing open."""
+
+    resolved: Resolved[RunSettings]
+    store: Store
+    model: nn.Module
+    task: Objective
+    loader: Loader
+
+    @property
+    def settings(self) -> RunSettings:
+        """The resolved settings."""
+        return self.resolved.value
+
+    @property
+    def pace(self) -> Pace:
+        """What a step is worth, from the settings and the corpus."""
+        train = self.settings.train
+        epochs_per_step = self.loader.epochs_at(train.accumulation)
+        tokens = train.batch_size * train.sequence_length * train.accumulation
+        return Pace(tokens_per_step=tokens, steps_per_epoch=1 / epochs_per_step, total_steps=train.steps)
+
+    def trainer(self, model: nn.Module | None = None) -> Trainer:
+        """A trainer at step 0, of this model or of a copy; the number of steps must be known."""
+        s = self.settings
+        model = self.model if model is None else model
+        optimizer = Optimizer(model, s.optimizer, newton_schulz_dtype=newton_schulz_dtype(s.train.precision))
+        schedule = Schedule.of(s.schedule, pace=self.pace)
+        carried = new_carried(model, s)
+        return Trainer(model, self.task, optimizer, schedule, self.loader, s.train, carried=carried)
+
+
+def open_store(settings: RunSettings) -> Store:
+    """The packed corpus: a store directory as it is, anything else prepared in the cache.
+
+    Raises:
+        SettingsError: ``training.no_data`` without ``data.paths``; ``training.mixed_data`` for a store beside others.
+    """
+    paths = [Path(path) for path in settings.data.paths]
+    if not paths:
+        raise SettingsError("training.no_data")
+    stores = [path for path in paths if Store.is_store(path)]
+    if not stores:
+        return prepared_store(settings.data, tokenizer_settings=settings.tokenizer)
+    if len(paths) > 1:
+        raise SettingsError("training.mixed_data", path=stores[0], count=len(paths))
+    return Store.open(stores[0])
+
+
+def create_task(settings: TaskSettings) -> Objective:
+    """The task that the settings name.
+
+    Raises:
+        SettingsError: ``core.unknown_plugin`` with the nearest name.
+    """
+    create = cast(Callable[[TaskSettings], Objective], plugins.load("wenlu.tasks", settings.name).create)
+    return create(settings)
+
+
+def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
+    """The state a model carries from window to window in the stream layout."""
+    if settings.train.layout != "stream":
+        return None
+    cache = model.new_cache(settings.train.batch_size, settings.train.sequence_length)  # type: ignore[operator]
+    assert isinstance(cache, Carried), "a model that reads streams must have a cache that can be saved"
+    return cache
+
+
+def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
+    """Open the corpus, build the model, and resolve precision, threads, layout and attention; not yet the steps."""
+    resolved = _resolve_machine(resolved)
+    settings = resolved.value
+    store = store or open_store(settings)
+    train = settings.train
+    if store.train.num_tokens == 0:
+        raise DataError("data.empty_split")
+    model = build_model(
+        settings.model,
+        vocab_size=store.tokenizer.vocab_size,
+        end_id=store.tokenizer.end_id,
+        sequence_length=train.sequence_length,
+        seed=train.seed,
+    )
+    if isinstance(model, Transformer):
+        model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
+    task = create_task(settings.task)
+    assert train.layout != "auto"
+    loader = Loader(
+        store.train,
+        sequence_length=train.sequence_length,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        layout=train.layout,
+        num_workers=train.num_workers,
+    )
+    return Prepared(resolved, store, model, task, loader)
+
+
+def decide_steps(prepared: Prepared) -> None:
+    """Fix the number of steps: as given, or from the budget; a time is turned into steps by a measured speed.
+
+    The speed is measured on a copy of the model that is thrown away, so that it leaves no trace in the run.
+    """
+    train = prepared.settings.train
+    steps_rank, budget_rank = (
+        _rank(prepared.resolved.origins.get(f"train.{name}", "default")) for name in ("steps", "budget")
+    )
+    if train.steps is not None and train.budget is not None and steps_rank == budget_rank:
+        raise SettingsError("training.steps_and_budget", steps=train.steps, budget=train.budget)
+    if train.steps is not None and (train.budget is None or steps_rank > budget_rank):
+        return
+    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    pace = replace(prepared.pace, total_steps=None)
+    if budget.unit == "seconds":
+        seconds = measure_seconds_per_step(prepared, budget.value)
+        pace = replace(pace, seconds_per_step=seconds)
+        steps = budget.steps(pace)
+        origin = f"{train.budget} at {seconds:.4g} s a step, measured once"
+        notice("training.budget", budget=train.budget, milliseconds=seconds * 1000, steps=steps)
+    else:
+        steps = budget.steps(pace)
+        origin = str(train.budget or "1 epoch")
+        notice("training.length", length=origin, steps=steps)
+    prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps))
+
+
+def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
+    """Mean seconds of a step after a few to warm up; takes 2 % of the budget, at least 2 seconds and 5 steps."""
+    train = prepared.settings.train
+    trial = Prepared(
+        _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
+        prepared.store,
+        copy.deepcopy(prepared.model),
+        prepared.task,
+        prepared.loader,
+    )
+    allowed = max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds)
+    started, measured = time.perf_counter(), 0
+    for step in trial.trainer():
+        if step.number == _WARMUP_STEPS:
+            started = time.perf_counter()
+        measured = step.number - _WARMUP_STEPS
+        if measured >= _LEAST_MEASURED_STEPS and time.perf_counter() - started >= allowed:
+            break
+    return (time.perf_counter() - started) / measured
+
+
+def _resolve_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
+    """Fill in what the machine and the kind of model decide."""
+    before = resolved.value.train
+    kind = resolved.value.model.kind
+    because = Notice("training.because", {"setting": "model.kind", "value": kind})
+    train = resolve_machine(before)
+    if train.layout == "auto":
+        train = replace(train, layout="stream" if kind in RECURRENT_KINDS else "packed")
+    elif train.layout == "stream" and kind not in RECURRENT_KINDS:
+        raise unused_setting("train.layout", train.layout, because=because)
+    if kind in RECURRENT_KINDS:
+        if train.attention != "auto":
+            raise unused_setting("train.attention", train.attention, because=because)
+    elif train.attention == "auto":
+        train = replace(train, attention="sdpa")
+    for name in ("precision", "threads", "layout", "attention"):
+        if getattr(train, name) != getattr(before, name):
+            resolved = _with(
+                resolved,
+                f"train.{name}",
+                "this machine",
+                train=replace(resolved.value.train, **{name: getattr(train, name)}),
+            )
+    return resolved
+
+
+def _with(resolved: Resolved[RunSettings], key: str, origin: str, **tables: object) -> Resolved[RunSettings]:
+    """The settings with another table, and where one value of it came from."""
+    value = replace(resolved.value, **tables)  # type: ignore[arg-type]  # the tables are those of RunSettings
+    return Resolved(value, {**resolved.origins, key: origin})
+
+
+def _rank(origin: str) -> int:
+    """Where an origin stands in the order of precedence; a file is known by its name only."""
+    for name, rank in _RANK.items():
+        if origin.startswith(name):
+            return rank
+    return _RANK["file"]

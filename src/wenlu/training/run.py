@@ -1,0 +1,334 @@
+"""A run directory from its settings to its final model: the consumer of the trainer's steps.
+
+    train_run(resolved, path, evaluate=...)     from settings to a finished run
+    resume_run(path, evaluate=...)              goes on from the newest whole checkpoint, bit for bit
+
+Stopping is a part of running: a signal lets the step end, saves, and leaves; after a kill the newest checkpoint and the
+log, cut back to it, are the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from wenlu.bundle import load_weights, save_bundle
+from wenlu.core.errors import DataError, WenluError
+from wenlu.core.log import Progress, notice, progress, warn
+from wenlu.core.runs import Run, is_run, publish
+from wenlu.core.settings import Resolved, decode, to_toml
+from wenlu.data.store import Store
+from wenlu.training.duration import Duration
+from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
+from wenlu.training.precision import check_environment, environment, machine
+from wenlu.training.preparation import Prepared, decide_steps, prepare
+from wenlu.training.results import Evaluate, RunResult, last_evaluation
+from wenlu.training.settings import RunSettings
+from wenlu.training.signals import StopRequest, stop_requests
+from wenlu.training.state import State, copy_weights, digest, load_state, read_state, refuse_non_finite, write_state
+from wenlu.training.status import describe_data, describe_process
+from wenlu.training.trainer import Step, Trainer
+
+
+def train_run(
+    resolved: Resolved[RunSettings], path: Path, *, evaluate: Evaluate | None = None, store: Store | None = None
+) -> RunResult:
+    """Train a new run.
+
+    Args:
+        resolved: the settings and their origins.
+        path: the run directory to make.
+        evaluate: scores the validation split; None trains without evaluations.
+        store: an open corpus, when the caller has one; else ``data.paths`` says.
+
+    Raises:
+        RunError: ``core.run_exists``, or ``core.run_locked`` when somebody trains it now.
+        WenluError: whatever the settings, the corpus or a step have wrong.
+    """
+    _refuse_existing(path)
+    if resolved.value.model.kind in FITTED_KINDS:
+        fitting = prepare_fitting(resolved, store=store)
+        run = Run.create(path)
+        with run.lock(), _recorded(run):
+            return fit_run(run, fitting, evaluate)
+    prepared = prepare(resolved, store=store)
+    run = Run.create(path)
+    with run.lock(), _recorded(run), machine(prepared.settings.train):
+        run.write_settings(to_toml(prepared.resolved))
+        run.write_status(state="running", step=0, **describe_process(prepared.settings))
+        run.write_data(describe_data(prepared.store))
+        decide_steps(prepared)
+        run.write_settings(to_toml(prepared.resolved))
+        return _Consumer(run, prepared, evaluate).consume()
+
+
+def resume_run(
+    path: Path, *, evaluate: Evaluate | None = None, allow_inexact: bool = False, store: Store | None = None
+) -> RunResult:
+    """Continue a run from its newest whole checkpoint; the log is cut back to it. A finished run is only announced.
+
+    Raises:
+        SettingsError: ``training.inexact`` when this machine would not continue bit for bit and that is not allowed.
+        DataError: ``training.data_changed`` when the corpus is another one than the run began with.
+    """
+    run = Run.open(path)
+    with run.lock():
+        status = run.status()
+        if status.get("state") == "finished" and (run.path / "final").is_dir():
+            notice("training.already_finished", path=path, step=status.get("step", "?"))
+            return _finished_result(run)
+        resolved = read_settings(run)
+        with _recorded(run):
+            if resolved.value.model.kind in FITTED_KINDS:
+                return fit_run(run, prepare_fitting(resolved, store=store), evaluate)
+            prepared = prepare(resolved, store=store)
+            with machine(prepared.settings.train):
+                return _resume(run, prepared, evaluate, allow_inexact=allow_inexact)
+
+
+def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_inexact: bool) -> RunResult:
+    run.write_status(state="running", **describe_process(prepared.settings))
+    decide_steps(prepared)  # already decided, unless the run was killed before its first step
+    run.write_settings(to_toml(prepared.resolved))
+    consumer = _Consumer(run, prepared, evaluate)
+    checkpoint = run.newest_checkpoint()
+    if checkpoint is not None:
+        consumer.restore(checkpoint, allow_inexact=allow_inexact)
+    notice("training.resumed", path=run.path, step=consumer.trainer.step, steps=prepared.settings.train.steps)
+    run.cut_log(consumer.trainer.step)
+    return consumer.consume()
+
+
+def read_settings(run: Run) -> Resolved[RunSettings]:
+    """The resolved settings of a run, with ``run.toml`` as the origin of all."""
+    content = run.settings_path.read_text(encoding="utf-8")
+    value = decode(RunSettings, tomllib.loads(content), where=str(run.settings_path))
+    return Resolved(value, {})
+
+
+def restore(trainer: Trainer, checkpoint: Path, *, data: str, allow_inexact: bool) -> State:
+    """Put a trainer into the state of a checkpoint, whose manifest the caller has verified.
+
+    Raises:
+        SettingsError: ``training.inexact``.
+        DataError: ``training.data_changed``.
+    """
+    state = read_state(checkpoint)
+    if state.data != data:
+        raise DataError("training.data_changed", then=state.data, now=data)
+    check_environment(state.environment, environment(), allow_inexact=allow_inexact)
+    copy_weights(load_weights(checkpoint), trainer.model)
+    load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
+    trainer.step = state.step
+    return state
+
+
+def training_digest(trainer: Trainer) -> str:
+    """SHA-256 of all weights and of the optimizer's state."""
+    weights = {**dict(trainer.model.named_parameters()), **trainer.optimizer.tensors()}
+    return digest(weights.items())
+
+
+class _Every:
+    """Whether something is due after a step: by the number of steps, or by the time since it was done last."""
+
+    def __init__(self, written: str, setting: str, prepared: Prepared) -> None:
+        duration = Duration.parse(written, setting=setting)
+        self._seconds = duration.value if duration.unit == "seconds" else None
+        self._steps = 0 if self._seconds is not None else duration.steps(prepared.pace)
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        if self._seconds is None:
+            return step % self._steps == 0
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+class _Consumer:
+    """Takes the steps of a trainer: logs, evaluates, saves, retains, stops, finishes."""
+
+    def __init__(self, run: Run, prepared: Prepared, evaluate: Evaluate | None) -> None:
+        self.run = run
+        self.prepared = prepared
+        self.settings = prepared.settings
+        self.evaluate = evaluate if prepared.store.validation.num_tokens else None
+        if evaluate is not None and self.evaluate is None:
+            warn("training.no_validation")
+        self.trainer = prepared.trainer()
+        self.seconds = 0.0
+        self.best_loss: float | None = None
+        self.best_step: int | None = None
+        self.saved_step: int | None = None
+
+    def restore(self, checkpoint: Path, *, allow_inexact: bool) -> None:
+        state = restore(
+            self.trainer, checkpoint, data=self.prepared.store.train.fingerprint, allow_inexact=allow_inexact
+        )
+        self.seconds, self.best_loss, self.best_step = state.seconds, state.best_loss, state.best_step
+        self.saved_step = state.step
+
+    def consume(self) -> RunResult:
+        total = self.trainer.schedule.steps
+        evaluate_every = _Every(self.settings.evaluate.every, "evaluate.every", self.prepared)
+        save_every = _Every(self.settings.train.save_every, "train.save_every", self.prepared)
+        with stop_requests() as stop, progress("training.progress", total=total, unit="steps") as bar:
+            bar.done = self.trainer.step
+            for step in self.trainer:
+                self._log(step, bar)
+                last = step.number == total
+                improved = self._evaluate(step.number) if evaluate_every.due(step.number) and not last else False
+                if not last and (save_every.due(step.number) or improved or stop.signal):
+                    self._save(step.number)
+                if not last and stop.signal:
+                    return self._stopped(stop)
+            return self._finish()
+
+    def _log(self, step: Step, bar: Progress) -> None:
+        self.seconds += step.seconds
+        record = {"event": "step", "step": step.number, **asdict(step)}
+        record.pop("number")
+        if not step.terms:
+            record.pop("terms")
+        record["epoch"] = self.prepared.loader.epochs_at(step.number * self.settings.train.accumulation)
+        self.run.append_log(record)
+        bar.advance(detail=f"loss {step.loss:.4f}  {step.tokens / step.seconds:,.0f} tokens/s")
+
+    def _evaluate(self, step: int, *, final: bool = False) -> bool:
+        """Score the validation text, log it; whether it is the best of the regular evaluations so far."""
+        if self.evaluate is None:
+            return False
+        started = time.perf_counter()
+        scores = self._scores(final=final)
+        seconds = time.perf_counter() - started
+        event = "final_evaluation" if final else "evaluation"
+        self.run.append_log({"event": event, "step": step, **scores, "seconds": seconds})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte"))
+        notice("training.evaluated", step=step, scores=shown)
+        loss = scores["loss"]
+        if final:
+            self.run.write_status(evaluation=scores)
+        elif math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
+            self.best_loss, self.best_step = loss, step
+            return True
+        return False
+
+    def _scores(self, *, final: bool) -> dict[str, float]:
+        assert self.evaluate is not None
+        settings = self.settings.evaluate
+        self.prepared.model.eval()
+        return dict(
+            self.evaluate(
+                self.prepared.model,
+                self.prepared.store.validation,
+                settings,
+                context=settings.context or self.settings.train.sequence_length,
+                max_tokens=settings.final_max_tokens if final else settings.max_tokens,
+            )
+        )
+
+    def _save(self, step: int) -> None:
+        """Publish a checkpoint of this step, note the best, and delete what is beyond ``train.keep``."""
+        refuse_non_finite(dict(self.trainer.model.named_parameters()), step=step)
+        state = State(
+            step=step,
+            next_batch=step * self.settings.train.accumulation,
+            seconds=self.seconds,
+            data=self.prepared.store.train.fingerprint,
+            environment=environment(),
+            best_loss=self.best_loss,
+            best_step=self.best_step,
+        )
+        self.run.append_log({"event": "checkpoint", "step": step, "digest": training_digest(self.trainer)})
+        self.run.sync_log()
+        target = self.run.checkpoint_path(step)
+
+        def write(directory: Path) -> None:
+            self._write_model(directory, step)
+            write_state(directory, state, optimizer=self.trainer.optimizer, carried=self.trainer.carried)
+
+        publish(target, write, replace=target.exists())
+        if self.best_step == step and self.best_loss is not None:
+            self.run.write_best(target, step=step, loss=self.best_loss)
+        self.saved_step = step
+        self.run.write_status(step=step, seconds=self.seconds)
+        self.run.retain(self.settings.train.keep)
+
+    def _write_model(self, directory: Path, step: int) -> None:
+        provenance: dict[str, str | int | float] = {
+            "run": self.run.path.resolve().name,
+            "step": step,
+            "data": self.prepared.store.train.fingerprint,
+        }
+        save_bundle(
+            directory,
+            model=self.prepared.model,
+            tokenizer=self.prepared.store.tokenizer,
+            task=self.settings.task.name,
+            provenance=provenance,
+        )
+
+    def _stopped(self, stop: StopRequest) -> RunResult:
+        assert stop.signal is not None
+        self.run.write_status(state="stopped", step=self.trainer.step, signal=stop.signal.name, ended=time.time())
+        notice("training.stopped", step=self.trainer.step, path=self.run.path)
+        return RunResult(
+            self.run.path, "stopped", stop.exit_code, self.trainer.step, self.seconds, None, last_evaluation(self.run)
+        )
+
+    def _finish(self) -> RunResult:
+        step = self.trainer.step
+        if self.saved_step != step:
+            self._evaluate(step)
+            self._save(step)
+        self._evaluate(step, final=True)
+        final = self.run.path / "final"
+        publish(final, lambda directory: self._write_model(directory, step), replace=final.exists())
+        if self.best_step is not None and self.best_step != step:
+            warn("training.best_is_earlier", step=self.best_step, last=step, loss=self.best_loss)
+        self.run.write_status(state="finished", step=step, seconds=self.seconds, ended=time.time(), error=None)
+        return RunResult(self.run.path, "finished", 0, step, self.seconds, final, last_evaluation(self.run))
+
+
+@contextlib.contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Note in ``status.json`` that a run failed, and why; the error goes on its way."""
+    try:
+        yield
+    except WenluError as error:
+        run.write_status(state="failed", error=error.id, ended=time.time())
+        raise
+    except KeyboardInterrupt:
+        run.write_status(state="stopped", signal="SIGINT", ended=time.time())
+        raise
+    except Exception as error:
+        run.write_status(state="failed", error=f"{type(error).__name__}: {error}", ended=time.time())
+        raise
+
+
+def _refuse_existing(path: Path) -> None:
+    """Refuse a directory that is a run already, before any long work; one that is being trained says so."""
+    if is_run(path):
+        with Run.open(path).lock():
+            Run.create(path)
+
+
+def _finished_result(run: Run) -> RunResult:
+    status = run.status()
+    step, seconds = status.get("step"), status.get("seconds")
+    return RunResult(
+        run.path,
+        "finished",
+        0,
+        step if isinstance(step, int) else 0,
+        seconds if isinstance(seconds, float) else 0.0,
+        run.path / "final",
+        last_evaluation(run),
+    )

@@ -1,0 +1,49 @@
+"""SIGINT and SIGTERM: the first asks the run to save and leave, the second leaves at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from wenlu.core.errors import EXIT_SIGINT, EXIT_SIGTERM
+from wenlu.core.log import warn
+
+EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with; 0 when nobody asked."""
+        return 0 if self.signal is None else EXIT_CODES[self.signal]
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.signal is not None:
+            os._exit(EXIT_CODES[signal.Signals(number)])
+        self.signal = signal.Signals(number)
+        warn("training.stopping", signal=self.signal.name)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Catch the two signals while the block runs; outside the main thread nothing is caught, as Python demands."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.handle) for number in EXIT_CODES}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,101 @@
+"""What a checkpoint holds besides the model: the optimizer's tensors, carried state, and where the run stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wenlu.core.errors import CheckpointError, NotFiniteError
+from wenlu.tasks._base import Carried
+from wenlu.training.optimizers import Optimizer
+
+FORMAT = 1
+_CARRIED = "carried/"
+
+
+@dataclass(frozen=True)
+class State:
+    """``state.json``: the step that was done, the next micro-batch, and what the bits of the run depend on.
+
+    There is no state of a random generator to keep: every draw depends on (seed, purpose, step).
+    """
+
+    step: int
+    next_batch: int
+    seconds: float
+    data: str
+    environment: dict[str, str] = field(default_factory=dict)
+    best_loss: float | None = None
+    best_step: int | None = None
+
+
+def write_state(directory: Path, state: State, *, optimizer: Optimizer, carried: Carried | None) -> None:
+    """Write ``optimizer.safetensors`` and ``state.json`` into a checkpoint that is being made."""
+    tensors = dict(optimizer.tensors())
+    if carried is not None:
+        tensors |= {_CARRIED + name: tensor for name, tensor in carried.tensors().items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "optimizer.safetensors")
+    content = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
+    (directory / "state.json").write_text(content + "\n", encoding="utf-8")
+
+
+def read_state(directory: Path) -> State:
+    """Read ``state.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: ``training.state_format`` when a newer Wenlu wrote it or it is no state.
+    """
+    path = directory / "state.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("format") != FORMAT:
+            raise CheckpointError("training.state_format", path=path, known=FORMAT)
+        return State(**record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("training.state_format", path=path, known=FORMAT) from error
+
+
+def load_state(directory: Path, *, optimizer: Optimizer, carried: Carried | None) -> None:
+    """Give the optimizer and the carried state back the tensors of a checkpoint, bit for bit."""
+    tensors = load_file(directory / "optimizer.safetensors")
+    mine = {name.removeprefix(_CARRIED): tensors.pop(name) for name in list(tensors) if name.startswith(_CARRIED)}
+    optimizer.load_tensors(tensors)
+    if carried is not None:
+        carried.load_tensors({name: torch.empty_like(tensor).copy_(tensor) for name, tensor in mine.items()})
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, shapes, types and bytes of tensors, in the order of their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
+    """Refuse to save weights that are NaN or infinite.
+
+    Raises:
+        NotFiniteError: ``training.weights_not_finite`` naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NotFiniteError("training.weights_not_finite", tensor=name, step=step)
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy weights between two models of one shape into the memory that the target has."""
+    with torch.no_grad():
+        theirs = dict(source.named_parameters()) | dict(source.named_buffers())
+        mine = dict(target.named_parameters()) | dict(target.named_buffers())
+        assert theirs.keys() == mine.keys(), "the models differ"
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])

@@ -1,0 +1,55 @@
+"""Who trains: versions, the commit, the machine. What ``status.json`` says besides how far the run is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import wenlu
+from wenlu.data.store import Store
+from wenlu.training.precision import environment
+from wenlu.training.settings import RunSettings
+
+
+def describe_process(settings: RunSettings) -> dict[str, object]:
+    """Versions, commit, seed, device, process and time, for ``status.json``."""
+    return {
+        "versions": {"wenlu": wenlu.__version__, "python": platform.python_version(), **environment()},
+        "commit": commit(),
+        "seed": settings.train.seed,
+        "device": f"cpu, {settings.train.threads} threads, {settings.train.precision}",
+        "pid": os.getpid(),
+        "started": time.time(),
+        "ended": None,
+        "error": None,
+    }
+
+
+def commit() -> str | None:
+    """The commit of Wenlu's own source when it runs from a repository, else None."""
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def describe_data(store: Store) -> dict[str, object]:
+    """``data.json``: how the corpus was made, and the fingerprints and sizes of its splits."""
+    splits = {
+        name: {"fingerprint": split.fingerprint, "documents": split.num_documents, "tokens": split.num_tokens}
+        for name, split in (("train", store.train), ("validation", store.validation), ("test", store.test))
+    }
+    return {"store": os.fspath(store.path), "fingerprint": store.fingerprint, "splits": splits, "made": store.record}
