@@ -26,7 +26,7 @@ _EPOCHS_HELD = 2  # a batch at the border of two epochs needs both
 
 
 class Loader:
-    """Batches of input_ids, labels, position_ids and document_ids: int64 tensors of shape (batch_size, sequence_length).
+    """Batches of input_ids, labels, position_ids, document_ids: int64 tensors of shape (batch_size, sequence_length).
 
     ``packed``: rows are independent windows; where an epoch ends inside a batch, the next epoch's first windows follow.
     ``stream``: row b of batch n + 1 continues row b of batch n (see StreamWindows); an epoch starts with a new batch.

@@ -1,8 +1,9 @@
 """Cutting documents into windows of equal length so that every stored token is a target exactly once an epoch.
 
-A document of tokens d[0..n-1], the end token last, has n slots: the input of slot k is d[k-1] (the end token for k = 0),
-its label is d[k]. Slots of the shuffled documents stand one after another and are cut every ``sequence_length`` slots;
-only the last window is padded. A part of a document inside a window is a piece: attention and positions never cross it.
+A document of tokens d[0..n-1], the end token last, has n slots: the input of slot k is d[k-1] (for k = 0 the end
+token), its label is d[k]. Slots of the shuffled documents stand one after another and are cut every ``sequence_length``
+slots; only the last window is padded. A part of a document inside a window is a piece: attention and positions never
+cross it.
 """
 
 from __future__ import annotations
@@ -68,9 +69,7 @@ class _Slots:
 class PackedWindows:
     """One epoch as shuffled windows for models that attend: each piece starts at position 0."""
 
-    def __init__(
-        self, store: TokenStore, *, sequence_length: int, seed: int, epoch: int, shuffle: bool = True
-    ) -> None:
+    def __init__(self, store: TokenStore, *, sequence_length: int, seed: int, epoch: int, shuffle: bool = True) -> None:
         self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle)
         self._length = sequence_length
         count = -(-self._slots.total // sequence_length)
@@ -92,9 +91,9 @@ class PackedWindows:
 class StreamWindows:
     """One epoch as parallel tracks for recurrent models, whose state goes on from window to window.
 
-    The slots are cut into ``num_tracks`` stretches of equal length; window t holds the t-th part of each. Positions count
-    within the document, so a first slot with position 0 starts a document (reset the state), and one above 0 continues
-    the window before. A document that a track's border cuts starts anew on the next track.
+    The slots are cut into ``num_tracks`` stretches of equal length; window t holds the t-th part of each. Positions
+    count within the document, so a first slot with position 0 starts a document (reset the state), and one above 0
+    continues the window before. A document that a track's border cuts starts anew on the next track.
     """
 
     def __init__(

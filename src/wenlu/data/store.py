@@ -40,7 +40,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FORMAT = 1
 
 Int64Array = npt.NDArray[np.int64]
-TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+TokenArray = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class Store:
         return cls(path, **splits, record=record, fingerprint=hashlib.sha256(manifest).hexdigest())
 
 
-def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned type on disk that holds every id."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 

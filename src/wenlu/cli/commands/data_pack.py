@@ -1,0 +1,96 @@
+"""``wenlu data pack``: texts to a token store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.core.messages import text
+
+
+@output.command("data_pack")
+@argument("data_pack", "paths", nargs=-1, required=True)
+@option("data_pack", "-o", "--output", "target", required=True, metavar="STORE")
+@option("data_pack", "--tokenizer", "tokenizer_path", metavar="DIR")
+@option("data_pack", "--vocab-size", type=int)
+@option("data_pack", "--kind", type=click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"]))
+@option("data_pack", "--validation", multiple=True, metavar="PATH")
+@option("data_pack", "--validation-fraction", type=float)
+@option("data_pack", "--test", multiple=True, metavar="PATH")
+@option("data_pack", "--test-fraction", type=float)
+@option("data_pack", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
+@option("data_pack", "--text-field")
+@option("data_pack", "--encoding")
+@option("data_pack", "--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@option("data_pack", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@option("data_pack", "--replace", is_flag=True)
+@output.run
+def command(
+    paths: tuple[str, ...],
+    target: str,
+    tokenizer_path: str | None,
+    vocab_size: int | None,
+    kind: str | None,
+    validation: tuple[str, ...],
+    validation_fraction: float | None,
+    test: tuple[str, ...],
+    test_fraction: float | None,
+    document: str | None,
+    text_field: str | None,
+    encoding: str | None,
+    workers: int,
+    overrides: tuple[str, ...],
+    replace: bool,
+) -> None:
+    """Resolve the settings, build the store, print a table of its splits."""
+    import time
+
+    from wenlu.cli.commands.data_inspect import split_table
+    from wenlu.core import settings
+    from wenlu.data.tokens import SPLITS, PackSettings, build_store
+    from wenlu.tokenization.tokenizer import Tokenizer
+
+    values: dict[str, object] = {
+        "data.paths": list(paths),
+        "data.validation_paths": list(validation) or None,
+        "data.validation_fraction": validation_fraction,
+        "data.test_paths": list(test) or None,
+        "data.test_fraction": test_fraction,
+        "data.document": document,
+        "data.text_field": text_field,
+        "data.encoding": encoding,
+        "tokenizer.vocab_size": vocab_size,
+        "tokenizer.kind": kind,
+    }
+    resolved = settings.load(PackSettings, overrides=overrides, values=values).value
+    started = time.monotonic()
+    store = build_store(
+        Path(target),
+        resolved.data,
+        tokenizer=None if tokenizer_path is None else Tokenizer.load(Path(tokenizer_path)),
+        tokenizer_settings=resolved.tokenizer,
+        workers=workers,
+        replace=replace,
+    )
+    seconds = time.monotonic() - started
+    splits = store.record["splits"]
+    assert isinstance(splits, Mapping), "data.json of a new store has its splits"
+    summary = text(
+        "data.packed",
+        path=store.path,
+        documents=sum(store.split(name).num_documents for name in SPLITS),
+        tokens=sum(store.split(name).num_tokens for name in SPLITS),
+        seconds=seconds,
+        speed=sum(int(store.split(name).original_bytes.sum()) for name in SPLITS) / 1e6 / seconds,
+    )
+    record: dict[str, object] = {
+        "path": str(store.path),
+        "fingerprint": store.fingerprint,
+        "seconds": seconds,
+        **store.record,
+    }
+    output.result(record, text=summary, table=split_table([(name, splits[name]) for name in SPLITS]))

@@ -1,0 +1,176 @@
+"""Lines of a text file in the encoding that was asked for; what does not fit is refused by name, with its place."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from wenlu.core.errors import DataError
+from wenlu.core.log import notice
+from wenlu.data.files import Record, SourceFile
+from wenlu.data.readers._compression import open_bytes
+from wenlu.data.report import Report
+from wenlu.data.settings import DataSettings
+
+LINE_LIMIT = 1 << 26  # characters of one row of a table or of JSON Lines
+_HEAD_BYTES = 1 << 16
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SIGNATURES = (
+    (b"%PDF", "PDF"),
+    (b"PK\x03\x04", "ZIP (docx, xlsx, epub)"),
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x1f\x8b", "gzip (.gz)"),
+    (b"\xfd7zXZ", "xz (.xz)"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard (.zst)"),
+    (b"PAR1", "Parquet (.parquet)"),
+    (b"SQLite format 3", "SQLite"),
+    (b"\xd0\xcf\x11\xe0", "Microsoft Office (doc, xls)"),
+    (b"\x7fELF", "ELF"),
+)
+_LIKELY = ("gb18030", "big5", "shift_jis", "euc_kr", "euc_jp", "cp1252")  # in order of preference between equals
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_LINE_ENDS = {"": re.compile("\r\n|\r|\n"), "\n": re.compile("\n")}
+
+
+def lines(
+    source: SourceFile, settings: DataSettings, report: Report, *, newline: str = "", limit: int = -1
+) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, its line end kept; a longer line than ``limit`` comes in several pieces.
+
+    ``newline`` is ``""`` (LF, CRLF and CR end a line) or LF alone.
+
+    Raises:
+        DataError: ``data.undecodable``, ``data.binary_file``, ``data.unreadable``, ``data.bad_compression``.
+    """
+    with open_bytes(source) as raw:
+        head = raw.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+        encoding = _encoding(head, source, settings)
+        if report.files:
+            report.files[-1].encoding = encoding
+        errors = "strict" if settings.bad_bytes == "refuse" else "surrogateescape"
+        number = 1
+        with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline) as stream:
+            while True:
+                try:
+                    line = stream.readline(limit)
+                except UnicodeDecodeError as error:
+                    offset = raw.tell() - len(error.object) + error.start
+                    _refuse(source, encoding, error, number, offset, newline)
+                if not line:
+                    return
+                if "\0" in line:
+                    raise DataError("data.binary_file", path=source, line=number, kind="NUL (U+0000)")
+                if errors == "surrogateescape":
+                    line, replaced = _ESCAPED.subn("\ufffd", line)
+                    if replaced:
+                        report.change("bad_bytes", replaced)
+                yield number, line
+                number += line.endswith(("\n", "\r"))
+
+
+def whole_lines(
+    source: SourceFile, settings: DataSettings, report: Report, *, newline: str
+) -> Iterator[tuple[int, str]]:
+    """The same for formats in which a line cannot be divided: one beyond LINE_LIMIT is refused."""
+    for number, line in lines(source, settings, report, newline=newline, limit=LINE_LIMIT):
+        if len(line) == LINE_LIMIT:
+            raise DataError("data.line_too_long", path=source, line=number, limit=LINE_LIMIT)
+        yield number, line
+
+
+def documents(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[Record]:
+    """The documents of a plain text, divided as ``data.document`` says; over-long ones in parts at line ends."""
+    mode = "file" if settings.document == "auto" else settings.document
+    limit = settings.maximum_characters
+    held: list[str] = []
+    size, start, part = 0, 1, 0
+    inside_line = False  # the piece before was cut off inside its line
+    for number, line in lines(source, settings, report, limit=limit):
+        blank = not inside_line and line.isspace()
+        inside_line = not line.endswith(("\n", "\r"))
+        if mode == "blank_line" and blank:
+            if held:
+                yield Record("".join(held), start, part)
+            held, size, part = [], 0, 0
+            continue
+        if held and size + len(line) > limit:
+            yield Record("".join(held), start, part)
+            held, size, part = [], 0, part + 1
+        if not held:
+            start = number
+        held.append(line)
+        size += len(line)
+        if mode == "line" and not inside_line:
+            if not blank or part:
+                yield Record("".join(held), start, part)
+            held, size, part = [], 0, 0
+    if held:
+        yield Record("".join(held), start, part)
+
+
+def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
+    """The byte order mark's encoding, else the one that was asked for; binary files are refused."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            if encoding != "utf-8-sig":
+                notice("data.byte_order_mark", path=source, encoding=encoding)
+            return encoding
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            raise DataError("data.binary_file", path=source, line=1, kind=kind)
+    wide = codecs.lookup(settings.encoding).name.startswith(("utf-16", "utf-32"))
+    if b"\0" in head and not wide:
+        likely = _likely(head, ("utf_16_le", "utf_16_be"))
+        if likely is not None:
+            raise DataError(
+                "data.undecodable",
+                path=source,
+                line=head[: head.index(0)].count(b"\n") + 1,
+                offset=head.index(0),
+                bytes="00",
+                encoding=settings.encoding,
+                likely=likely,
+            )
+        raise DataError("data.binary_file", path=source, line=head[: head.index(0)].count(b"\n") + 1, kind="NUL (00)")
+    return settings.encoding
+
+
+def _refuse(
+    source: SourceFile, encoding: str, error: UnicodeDecodeError, number: int, offset: int, newline: str
+) -> NoReturn:
+    data = bytes(error.object)
+    before = data[: error.start].decode(encoding, errors="ignore")
+    values: dict[str, object] = {
+        "path": source,
+        "line": number + len(_LINE_ENDS[newline].findall(before)),
+        "offset": offset,
+        "bytes": data[error.start : error.end].hex(" "),
+        "encoding": encoding,
+    }
+    damaged = encoding.startswith("utf") and not before.isascii()
+    likely = None if damaged else _likely(data[max(0, error.start - 4096) :], _LIKELY)
+    if likely is None:
+        raise DataError("data.damaged_text", **values) from error
+    raise DataError("data.undecodable", **values, likely=likely) from error
+
+
+def _likely(data: bytes, candidates: tuple[str, ...]) -> str | None:
+    """The encoding among the candidates that these bytes most probably have; None when none fits."""
+    from charset_normalizer import from_bytes
+
+    end = data.rfind(b"\n") + 1 or len(data)
+    matches = [match for match in from_bytes(data[:end], cp_isolation=list(candidates)) if match.encoding in candidates]
+    if not matches:
+        return None
+    best = min(matches, key=lambda match: (round(match.chaos, 2), -match.coherence, candidates.index(match.encoding)))
+    return best.encoding.replace("_", "-")

@@ -1,0 +1,17 @@
+"""Markdown, taken as the plain text it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wenlu.data.files import Record, SourceFile
+from wenlu.data.readers import _text
+from wenlu.data.report import Report
+from wenlu.data.settings import DataSettings
+
+SUFFIXES = ("md", "markdown")
+
+
+def read(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[Record]:
+    """The file's documents as ``data.document`` divides them."""
+    return _text.documents(source, settings, report)

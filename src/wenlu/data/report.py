@@ -1,0 +1,124 @@
+"""The account of a corpus: everything read, dropped, cut or changed, and why; for ``data.json`` and the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from wenlu.core.log import Notice, notice
+
+DropReason = Literal["empty", "null", "too_short", "duplicate", "held_out_elsewhere"]
+ChangeReason = Literal["line_ends", "control_characters", "white_space", "nfc", "bad_bytes", "surrogates"]
+SkipReason = Literal["unknown_format", "about_the_corpus", "given_twice"]
+
+REASONS: dict[DropReason | ChangeReason | SkipReason, str] = {
+    "empty": "data.reason_empty",
+    "null": "data.reason_null",
+    "too_short": "data.reason_too_short",
+    "duplicate": "data.reason_duplicate",
+    "held_out_elsewhere": "data.reason_held_out_elsewhere",
+    "line_ends": "data.reason_line_ends",
+    "control_characters": "data.reason_control_characters",
+    "white_space": "data.reason_white_space",
+    "nfc": "data.reason_nfc",
+    "bad_bytes": "data.reason_bad_bytes",
+    "surrogates": "data.reason_surrogates",
+    "unknown_format": "data.reason_unknown_format",
+    "about_the_corpus": "data.reason_about_the_corpus",
+    "given_twice": "data.reason_given_twice",
+}
+EXAMPLES_KEPT = 5
+
+
+@dataclass
+class Tally:
+    """How many documents something happened to, and how many characters it took away or changed in them."""
+
+    documents: int = 0
+    characters: int = 0
+
+    def add(self, characters: int) -> None:
+        self.documents += 1
+        self.characters += characters
+
+    def remove(self, characters: int) -> None:
+        self.documents -= 1
+        self.characters -= characters
+
+
+@dataclass
+class FileAccount:
+    """One file that was read."""
+
+    path: str
+    bytes: int
+    sha256: str
+    encoding: str = ""
+    documents: int = 0
+
+
+@dataclass
+class SkipAccount:
+    """Files of a folder that were not read, for one reason."""
+
+    files: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Counts of one pass over a corpus."""
+
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    kept: Tally = field(default_factory=Tally)
+    dropped: dict[DropReason, Tally] = field(default_factory=dict)
+    changed: dict[ChangeReason, Tally] = field(default_factory=dict)
+    cut_documents: int = 0
+    cut_parts: int = 0
+    files: list[FileAccount] = field(default_factory=list)
+    skipped: dict[SkipReason, SkipAccount] = field(default_factory=dict)
+
+    def drop(self, reason: DropReason, characters: int) -> None:
+        """Count a document that is left out."""
+        self.dropped.setdefault(reason, Tally()).add(characters)
+
+    def change(self, reason: ChangeReason, characters: int) -> None:
+        """Count a document of which this many characters were removed or replaced."""
+        self.changed.setdefault(reason, Tally()).add(characters)
+
+    def skip(self, reason: SkipReason, path: str) -> None:
+        """Count a file that is not read."""
+        account = self.skipped.setdefault(reason, SkipAccount())
+        account.files += 1
+        if len(account.examples) < EXAMPLES_KEPT:
+            account.examples.append(path)
+
+    def as_record(self) -> dict[str, object]:
+        """The account as ``data.json`` holds it."""
+        return {
+            "read": {"documents": self.documents, "characters": self.characters, "bytes": self.bytes},
+            "kept": asdict(self.kept),
+            "dropped": {reason: asdict(tally) for reason, tally in sorted(self.dropped.items())},
+            "changed": {reason: asdict(tally) for reason, tally in sorted(self.changed.items())},
+            "cut": {"too_long": {"documents": self.cut_documents, "parts": self.cut_parts}},
+            "skipped_files": {reason: asdict(account) for reason, account in sorted(self.skipped.items())},
+            "files": [asdict(account) for account in self.files],
+        }
+
+    def announce(self) -> None:
+        """Say on the terminal what was not taken as it was."""
+        for reason, account in sorted(self.skipped.items()):
+            notice(
+                "data.skipped_files",
+                count=account.files,
+                reason=Notice(REASONS[reason]),
+                examples=", ".join(account.examples),
+            )
+        for why, tally in sorted(self.dropped.items()):
+            notice("data.dropped", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[why]))
+        for what, tally in sorted(self.changed.items()):
+            notice("data.changed", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[what]))
+        if self.cut_documents:
+            notice("data.cut", count=self.cut_documents, parts=self.cut_parts)

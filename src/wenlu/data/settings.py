@@ -1,0 +1,67 @@
+"""The ``[data]`` table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from wenlu.core.errors import SettingsError
+
+DocumentMode = Literal["auto", "file", "blank_line", "line"]
+ALL_IN_ONE = 1.0  # a fraction must stay below
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which files are read, what a document is, what is cleaned, dropped and held out.
+
+    ``paths`` are files, folders, wildcards, or one packed store. ``document`` says how txt and md files are divided:
+    ``auto`` is ``file``. Rows of jsonl, csv, tsv and parquet files are documents; their text is in ``text_field``.
+    Documents longer than ``maximum_characters`` are cut into parts at line ends. ``encoding`` is that of files
+    without a byte order mark; ``bad_bytes = "replace"`` puts U+FFFD for each byte that does not fit.
+    ``cleaning = "standard"`` makes line ends LF, removes control characters, white space at line ends and blank lines
+    around a document; ``unicode = "nfc"`` composes characters as well. Held-out documents are chosen by the hash of
+    their text, unless ``validation_paths`` (``test_paths``) give them.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    paths: tuple[str, ...] = ()
+    document: DocumentMode = "auto"
+    text_field: str = "text"
+    encoding: str = "utf-8"
+    bad_bytes: Literal["refuse", "replace"] = "refuse"
+    cleaning: Literal["standard", "none"] = "standard"
+    unicode: Literal["none", "nfc"] = "none"
+    minimum_characters: int = 1
+    maximum_characters: int = 1_000_000
+    deduplicate: Literal["exact", "none"] = "exact"
+    validation_fraction: float = 0.05
+    validation_paths: tuple[str, ...] = ()
+    test_fraction: float = 0.0
+    test_paths: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):
+            if not 0 <= fraction < ALL_IN_ONE:
+                raise SettingsError("data.range", setting=f"data.{name}_fraction", value=fraction, bounds="0 <= x < 1")
+        if self.validation_fraction + self.test_fraction >= ALL_IN_ONE:
+            both = self.validation_fraction + self.test_fraction
+            raise SettingsError(
+                "data.range", setting="data.validation_fraction + data.test_fraction", value=both, bounds="< 1"
+            )
+        if self.minimum_characters < 1:
+            raise SettingsError(
+                "data.range", setting="data.minimum_characters", value=self.minimum_characters, bounds=">= 1"
+            )
+        if not self.minimum_characters <= self.maximum_characters or self.maximum_characters < 100:
+            raise SettingsError(
+                "data.range",
+                setting="data.maximum_characters",
+                value=self.maximum_characters,
+                bounds=f">= {max(100, self.minimum_characters)}",
+            )
+        try:
+            "".encode(self.encoding)
+        except LookupError as error:
+            raise SettingsError("data.unknown_encoding", value=self.encoding) from error

@@ -1,0 +1,96 @@
+"""Cleaned documents on disk while a store is made: read once, then walked over as often as needed in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from wenlu.data.store import SPLITS, Int64Array, Split
+
+_ROW = np.dtype(
+    [
+        ("bytes", "<i8"),  # of the cleaned text in UTF-8
+        ("original_bytes", "<i8"),
+        ("characters", "<i8"),
+        ("hash", "<u8"),
+        ("file", "<u4"),
+        ("language", "<u2"),
+        ("split", "<u2"),
+    ]
+)
+_ROWS_HELD = 4096
+
+
+class Spool:
+    """Documents and a row of numbers for each, in the order they were added."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._texts_path, self._rows_path = directory / "texts.utf8", directory / "rows.bin"
+        self._texts = self._texts_path.open("wb")
+        self._rows = self._rows_path.open("wb")
+        self._held: list[tuple[int, ...]] = []
+        self.language_names: list[str] = []
+        self.num_documents = 0
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write_rows()
+        self._texts.close()
+        self._rows.close()
+
+    def add(self, text: str, *, original_bytes: int, hash: int, file: int, language: str, split: Split) -> None:
+        """Append one document; ``hash`` is 64 bits of its digest, ``file`` the number of its file."""
+        if language not in self.language_names:
+            self.language_names.append(language)
+        encoded = text.encode()
+        self._texts.write(encoded)
+        code = self.language_names.index(language)
+        self._held.append((len(encoded), original_bytes, len(text), hash, file, code, SPLITS.index(split)))
+        self.num_documents += 1
+        if len(self._held) >= _ROWS_HELD:
+            self._write_rows()
+
+    def rows(self) -> npt.NDArray[np.void]:
+        """The rows of all documents, mapped from disk: fields bytes, original_bytes, characters, hash, file ..."""
+        self._flush()
+        return np.memmap(self._rows_path, dtype=_ROW, mode="r") if self.num_documents else np.empty(0, dtype=_ROW)
+
+    def move(self, document: int, split: Split) -> None:
+        """Put one document into another split."""
+        self._flush()
+        rows = np.memmap(self._rows_path, dtype=_ROW, mode="r+")
+        rows["split"][document] = SPLITS.index(split)
+        rows.flush()
+
+    def in_split(self, split: Split) -> Int64Array:
+        """Numbers of the documents of a split."""
+        return np.flatnonzero(self.rows()["split"] == SPLITS.index(split)).astype(np.int64)
+
+    def texts(self, split: Split | None = None) -> Iterator[str]:
+        """The texts of a split, or all, streamed."""
+        rows = self.rows()
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(rows["bytes"])])
+        with self._texts_path.open("rb") as file:
+            for number in range(len(rows)) if split is None else self.in_split(split):
+                file.seek(int(offsets[number]))
+                yield file.read(int(rows["bytes"][number])).decode()
+
+    def _write_rows(self) -> None:
+        if self._held:
+            self._rows.write(np.array(self._held, dtype=_ROW).tobytes())
+            self._held.clear()
+
+    def _flush(self) -> None:
+        if not self._rows.closed:
+            self._write_rows()
+            self._texts.flush()
+            self._rows.flush()

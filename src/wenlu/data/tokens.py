@@ -1,0 +1,353 @@
+"""Making a token store: documents are read, cleaned, de-duplicated and split, the tokenizer is trained when none is
+given, and the ids are streamed to disk. The files depend on the texts and settings only: not on the order in which
+paths were given, nor on the number of workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from wenlu.core import runs
+from wenlu.core.errors import CheckpointError, DataError
+from wenlu.core.log import Notice, notice, progress, warn
+from wenlu.core.publication import storage_error, sweep
+from wenlu.core.settings import changed, unused_setting
+from wenlu.data import splitting
+from wenlu.data.deduplication import DigestSet, text_digest
+from wenlu.data.documents import Document, read_documents
+from wenlu.data.files import find_files
+from wenlu.data.report import Report
+from wenlu.data.settings import DataSettings
+from wenlu.data.spool import Spool
+from wenlu.data.store import FORMAT, SPLITS, Int64Array, Split, Store, TokenArray, TokenStore, token_dtype
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
+
+__all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_store", "prepared_store"]
+
+_BATCH_CHARACTERS = 1 << 19
+_BATCH_DOCUMENTS = 1024
+_HELD_OUT_NAMES = ("dev.", "valid.", "validation.", "test.", "eval.")
+_RUNNING_TEXT = ("txt", "text", "md", "markdown")
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """What ``wenlu data`` reads: the tables ``[data]`` and ``[tokenizer]``."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    data: DataSettings = field(default_factory=DataSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+
+
+def build_store(
+    target: Path,
+    settings: DataSettings,
+    *,
+    tokenizer: Tokenizer | None = None,
+    tokenizer_settings: TokenizerSettings | None = None,
+    workers: int = 1,
+    replace: bool = False,
+) -> Store:
+    """Read ``settings.paths`` and publish a store at ``target``; without a tokenizer one is trained on the train split.
+
+    Needs disk space for the cleaned texts beside ``target`` while it runs; they are removed at the end.
+
+    Raises:
+        DataError: see ``read_documents``; ``data.empty_corpus``; ``core.target_exists`` unless ``replace``.
+        SettingsError: a changed setting that nothing reads.
+    """
+    _check_settings(settings, tokenizer, tokenizer_settings)
+    if target.exists() and not replace:
+        raise DataError("core.target_exists", path=target)
+    report = Report()
+    with _scratch(target) as scratch:
+        spool = _collect(settings, report, scratch / "documents")
+        report.announce()
+        if not len(spool.rows()):
+            dropped = sum(tally.documents for tally in report.dropped.values())
+            raise DataError("data.empty_corpus", files=len(report.files), read=report.documents, dropped=dropped)
+        spool, rule = splitting.complete(spool, settings, scratch / "divided")
+        if tokenizer is None:
+            notice("data.training_tokenizer")
+            tokenizer = Tokenizer.train(spool.texts("train"), tokenizer_settings or TokenizerSettings())
+        chosen = tokenizer
+        runs.publish(
+            target,
+            lambda directory: _write(directory, spool, chosen, settings, report, rule, workers),
+            replace=replace,
+        )
+    return Store.open(target, verify=False)
+
+
+def prepared_store(
+    settings: DataSettings,
+    *,
+    tokenizer: Tokenizer | None = None,
+    tokenizer_settings: TokenizerSettings | None = None,
+    workers: int = 1,
+) -> Store:
+    """The store for these settings: a given store directory, or one in the cache, made when it is not there yet.
+
+    The cache's key is the contents of all files, the settings and the tokenizer. A damaged one is made anew.
+    """
+    if len(settings.paths) == 1 and Store.is_store(Path(settings.paths[0])):
+        return Store.open(Path(settings.paths[0]))
+    key = _cache_key(settings, tokenizer, tokenizer_settings or TokenizerSettings())
+    target = runs.wenlu_home() / "stores" / key[:32]
+    if target.exists():
+        try:
+            store = Store.open(target)
+        except (CheckpointError, DataError) as error:
+            warn("data.cache_damaged", path=target, reason=error)
+        else:
+            notice("data.cache_used", path=target)
+            return store
+    return build_store(
+        target, settings, tokenizer=tokenizer, tokenizer_settings=tokenizer_settings, workers=workers, replace=True
+    )
+
+
+# ---- reading ----
+
+
+def _collect(settings: DataSettings, report: Report, directory: Path) -> Spool:
+    """All kept documents; given held-out files first, so that train documents equal to theirs are dropped."""
+    seen, held_out = DigestSet(), DigestSet()
+    exact = settings.deduplicate == "exact"
+    with Spool(directory) as spool:
+        for split, paths in (("validation", settings.validation_paths), ("test", settings.test_paths)):
+            if not paths:
+                continue
+            for document, digest in _digested(read_documents(settings, report, paths=paths)):
+                if exact and not held_out.add(digest):
+                    _drop_duplicate(document, report, settings)
+                    continue
+                _add(spool, document, digest, 0, "validation" if split == "validation" else "test")
+        given = len(report.files)
+        for document, digest in _digested(read_documents(settings, report)):
+            if exact and digest in held_out:
+                report.drop("held_out_elsewhere", len(document.text))
+                report.kept.remove(len(document.text))
+            elif exact and not seen.add(digest):
+                _drop_duplicate(document, report, settings)
+            else:
+                hash = int.from_bytes(digest[16:24], "little")
+                split_name = splitting.split_of(hash, settings)
+                _add(spool, document, digest, len(report.files) - given, split_name)
+    return spool
+
+
+def _digested(documents: Iterator[Document]) -> Iterator[tuple[Document, bytes]]:
+    for document in documents:
+        yield document, text_digest(document.text)
+
+
+def _drop_duplicate(document: Document, report: Report, settings: DataSettings) -> None:
+    report.drop("duplicate", len(document.text))
+    report.kept.remove(len(document.text))
+
+
+def _add(spool: Spool, document: Document, digest: bytes, file: int, split: Split) -> None:
+    spool.add(
+        document.text,
+        original_bytes=document.original_bytes,
+        hash=int.from_bytes(digest[16:24], "little"),
+        file=file,
+        language=document.language,
+        split=split,
+    )
+
+
+# ---- writing ----
+
+
+def _write(
+    directory: Path,
+    spool: Spool,
+    tokenizer: Tokenizer,
+    settings: DataSettings,
+    report: Report,
+    rule: str,
+    workers: int,
+) -> None:
+    tokenizer.save(directory / "tokenizer")
+    dtype = token_dtype(tokenizer.vocab_size)
+    notice("data.store_size", megabytes=int(spool.rows()["bytes"].sum()) * dtype.itemsize / 3e6)
+    summaries = {split: _write_split(directory, split, spool, tokenizer, workers) for split in SPLITS}
+    header = {
+        "format": FORMAT,
+        "dtype": dtype.name,
+        "vocab_size": tokenizer.vocab_size,
+        "end_id": tokenizer.end_id,
+        "languages": spool.language_names,
+        "tokenizer": tokenizer.fingerprint,
+        "digests": {split: summary.pop("digest") for split, summary in summaries.items()},
+    }
+    record = {
+        "format": FORMAT,
+        "splits": summaries,
+        "split_rule": rule,
+        **report.as_record(),
+        "settings": dataclasses.asdict(settings),
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.fingerprint},
+    }
+    for name, content in (("store.json", header), ("data.json", record)):
+        (directory / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_split(directory: Path, split: Split, spool: Spool, tokenizer: Tokenizer, workers: int) -> dict[str, object]:
+    """Stream the ids of a split to disk and save its index; gives the summary for data.json, and the digest."""
+    rows = spool.rows()[spool.in_split(split)]
+    count = len(rows)
+    lengths: Int64Array = np.zeros(count + 1, dtype=np.int64)
+    lossless = np.zeros(count, dtype=np.bool_)
+    token_path, index_path = directory / f"{split}.bin", directory / f"{split}.index.safetensors"
+    number = 0
+    total = int(rows["bytes"].sum()) / 1e6
+    with token_path.open("wb") as file, progress("data.tokenizing", total=total, unit="MB", split=split) as bar:
+        for arrays, flags in _in_order(_encoder(tokenizer), _batches(spool.texts(split)), workers):
+            np.concatenate(arrays).tofile(file)
+            lengths[number + 1 : number + 1 + len(arrays)] = [len(array) for array in arrays]
+            lossless[number : number + len(arrays)] = flags
+            bar.advance(int(rows["bytes"][number : number + len(arrays)].sum()) / 1e6)
+            number += len(arrays)
+    columns = {
+        "bounds": np.cumsum(lengths),
+        "original_bytes": rows["original_bytes"].astype(np.int64),
+        "characters": rows["characters"].astype(np.int64),
+        "languages": rows["language"].astype(np.uint16),
+        "lossless": lossless,
+    }
+    save_file({name: np.ascontiguousarray(column) for name, column in columns.items()}, index_path)
+    digest = hashlib.sha256()
+    for path in (token_path, index_path):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if not lossless.all():
+        warn("data.not_lossless", count=int((~lossless).sum()), total=count, split=split)
+    by_language = np.bincount(rows["language"], minlength=len(spool.language_names))
+    return {
+        "documents": count,
+        "tokens": int(lengths.sum()),
+        "characters": int(rows["characters"].sum()),
+        "original_bytes": int(rows["original_bytes"].sum()),
+        "cleaned_bytes": int(rows["bytes"].sum()),
+        "not_lossless": int((~lossless).sum()),
+        "languages": {name: int(by_language[code]) for code, name in enumerate(spool.language_names)},
+        "digest": digest.hexdigest(),
+    }
+
+
+_Encoded = tuple[list[TokenArray], list[bool]]
+
+
+def _encoder(tokenizer: Tokenizer) -> Callable[[list[str]], _Encoded]:
+    dtype = token_dtype(tokenizer.vocab_size)
+
+    def encode(texts: list[str]) -> _Encoded:
+        rows = tokenizer.encode_batch(texts)
+        flags = [tokenizer.round_trips(text, ids) for text, ids in zip(texts, rows, strict=True)]
+        return [np.array([*ids, tokenizer.end_id], dtype=dtype) for ids in rows], flags
+
+    return encode
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS or len(held) >= _BATCH_DOCUMENTS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _in_order(work: Callable[[list[str]], _Encoded], batches: Iterator[list[str]], workers: int) -> Iterator[_Encoded]:
+    """Results in the order of the batches, a few of which are worked on at the same time."""
+    if workers <= 1:
+        yield from map(work, batches)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="wenlu-tokenize") as pool:
+        waiting: deque[Future[_Encoded]] = deque(pool.submit(work, batch) for batch in islice(batches, workers + 1))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(work, batch) for batch in islice(batches, 1))
+            yield done
+
+
+# ---- around it ----
+
+
+def _check_settings(
+    settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_settings: TokenizerSettings | None
+) -> None:
+    """Refuse changed settings that nothing would read, and speak up where a file's name says that it is held out."""
+    if tokenizer is not None and tokenizer_settings is not None:
+        keys = [setting.name for setting in dataclasses.fields(tokenizer_settings)]
+        for key, value in changed(tokenizer_settings, "tokenizer", keys).items():
+            raise unused_setting(key, value, because=Notice("data.because_tokenizer"))
+    for split in ("validation", "test"):
+        paths: Sequence[str] = settings.validation_paths if split == "validation" else settings.test_paths
+        for key, value in changed(settings, "data", [f"{split}_fraction"]).items() if paths else ():
+            raise unused_setting(key, value, because=Notice("data.because_paths", {"split": split}))
+    sources = find_files(settings.paths, Report())
+    for source in sources if len(sources) > 1 else ():
+        if source.path.name.lower().startswith(_HELD_OUT_NAMES):
+            warn("data.looks_held_out", path=source)
+    formats = {source.format for source in sources}
+    if settings.document != "auto" and not formats & set(_RUNNING_TEXT):
+        raise unused_setting("data.document", settings.document, because=Notice("data.because_no_running_text"))
+    if formats <= set(_RUNNING_TEXT):
+        for key, value in changed(settings, "data", ["text_field"]).items():
+            raise unused_setting(key, value, because=Notice("data.because_no_rows"))
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A directory for temporary files beside the target; what killed processes left there is removed first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in sweep(target.parent):
+        notice("core.leftover_removed", path=leftover)
+    path = target.parent / f".{target.name}.spool.tmp-{os.getpid()}"
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    except OSError as error:
+        raise storage_error(error, target) from error
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _cache_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_settings: TokenizerSettings) -> str:
+    digest = hashlib.sha256(f"store {FORMAT}\n".encode())
+    for paths in (settings.paths, settings.validation_paths, settings.test_paths):
+        for source in find_files(paths, Report()) if paths or paths is settings.paths else ():
+            if not source.path.is_file():
+                raise DataError("data.pipe_not_cached", path=source)
+            with source.path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{source}\0{content}\n".encode())
+        digest.update(b"\n")
+    digest.update(json.dumps(dataclasses.asdict(settings), sort_keys=True).encode())
+    chosen = tokenizer.fingerprint if tokenizer else json.dumps(dataclasses.asdict(tokenizer_settings), sort_keys=True)
+    digest.update(chosen.encode())
+    return digest.hexdigest()
