@@ -24,6 +24,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("WENLU_LANG", "en")
     monkeypatch.setenv("WENLU_HOME", str(tmp_path_factory.getbasetemp() / "wenlu-home"))
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent / "src"))  # for the processes that tests start
 
 
 @pytest.fixture

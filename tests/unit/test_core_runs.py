@@ -1,0 +1,323 @@
+"""A run directory: one writer, a log that can be cut, checkpoints of which a whole one always stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forking import break_call, fork, kill_self, wait
+from skips import needs_posix
+from wenlu.core import locking
+from wenlu.core.errors import CheckpointError, RunError
+from wenlu.core.runs import (
+    Run,
+    checkpoint_step,
+    newest_run,
+    publish,
+    resolve_model,
+    verify,
+    wenlu_home,
+)
+
+
+def make_run(path: Path, **status: object) -> Run:
+    run = Run.create(path)
+    run.write_settings("[train]\nsteps = 1\n")
+    run.write_status(state="running", **status)
+    return run
+
+
+def save(run: Run, step: int) -> Path:
+    path = run.checkpoint_path(step)
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(str(step))
+
+    publish(path, write, durable=False)
+    return path
+
+
+def damage(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text("damaged")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    run = make_run(tmp_path / "runs" / "a")
+    yield run
+    run.close()
+
+
+# ---- files ----
+
+
+def test_create_refuses_a_run_and_open_refuses_anything_else(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        Run.create(run.path)
+    assert caught.value.id == "core.run_exists"
+    assert Run.open(run.path).status() == {"state": "running"}
+    for other in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(CheckpointError, match="not a run directory"):
+            Run.open(other)
+
+
+def test_status_is_merged(run: Run) -> None:
+    run.write_status(step=3)
+    run.write_status(state="stopped")
+    assert run.status() == {"state": "stopped", "step": 3}
+    (run.path / "status.json").write_text("{", "utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        run.status()
+    assert caught.value.id == "core.json_damaged"
+
+
+def test_log_keeps_every_bit_of_a_float(run: Run) -> None:
+    losses = [0.1 + 0.2, 1e-300, 1 / 3, float("inf")]
+    for step, loss in enumerate(losses):
+        run.append_log({"step": step, "loss": loss, "文": "炉"})
+    assert [record["loss"] for record in run.read_log()] == losses
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 9, "lo', b'{"step": 9}', b"\xe6\x96", b"x" * 9000])
+def test_a_torn_last_line_is_left_out_and_overwritten(run: Run, torn: bytes) -> None:
+    run.append_log({"step": 1})
+    run.close()
+    with (run.path / "log.jsonl").open("ab") as file:
+        file.write(torn)
+    assert run.read_log() == [{"step": 1}]
+    run.append_log({"step": 2})
+    run.close()
+    assert (run.path / "log.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_log_that_is_one_torn_line_becomes_empty(run: Run) -> None:
+    (run.path / "log.jsonl").write_bytes(b"half")
+    assert run.read_log() == []
+    run.append_log({"step": 1})
+    assert run.read_log() == [{"step": 1}]
+
+
+def test_a_damaged_line_inside_the_log_is_an_error(run: Run) -> None:
+    (run.path / "log.jsonl").write_bytes(b'half\n{"step": 1}\n')
+    with pytest.raises(CheckpointError, match="not JSON"):
+        run.read_log()
+
+
+def test_cut_log_drops_later_steps_and_the_log_goes_on(run: Run) -> None:
+    for step in range(6):
+        run.append_log({"step": step, "kind": "train"})
+        run.append_log({"step": step, "kind": "evaluation"})
+    run.cut_log(2)
+    assert [record["step"] for record in run.read_log()] == [0, 0, 1, 1, 2, 2]
+    run.append_log({"step": 3})
+    assert run.read_log()[-1] == {"step": 3}
+    assert len(run.read_log()) == 7
+
+
+# ---- the lock ----
+
+
+def test_second_writer_is_refused_at_once_and_told_who_writes(run: Run) -> None:
+    needs_posix()
+    with run.lock():
+        holder = run.holder()
+        assert holder is not None
+        assert holder.pid == os.getpid()
+
+        def other() -> int:
+            started = time.monotonic()
+            try:
+                with Run(run.path).lock():
+                    return 1
+            except RunError as error:
+                told = error.id == "core.run_locked" and f"process {os.getppid()}, since 20" in str(error)
+                return 0 if told and time.monotonic() - started < 1 else 2
+
+        assert wait(fork(other)) == 0
+    assert run.holder() is None
+    with run.lock():
+        pass
+
+
+def test_lock_within_one_process_is_exclusive_too(run: Run) -> None:
+    needs_posix()
+    with run.lock(), pytest.raises(RunError, match="another process is writing"), Run(run.path).lock():
+        pass
+
+
+def test_a_dead_holder_is_taken_over_fifty_times(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    needs_posix()
+    caplog.set_level("INFO", "wenlu")
+
+    def die() -> int:
+        with run.lock():
+            (run.path / "checkpoints" / ".step-00000001.tmp-1").mkdir(exist_ok=True)
+            kill_self()
+        return 0
+
+    for _ in range(50):
+        child = fork(die)
+        assert wait(child) == -9
+        assert run.holder() is None
+        caplog.clear()
+        with run.lock():
+            assert f"process {child} " in caplog.text
+            assert list((run.path / "checkpoints").iterdir()) == []
+    caplog.clear()
+    with run.lock():
+        assert "died" not in caplog.text
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+
+
+def test_without_flock_an_exclusive_file_stands_in(run: Run, no_flock: None, caplog: pytest.LogCaptureFixture) -> None:
+    with run.lock():
+        assert "cannot lock files" in caplog.text
+        assert run.holder() is not None
+        with pytest.raises(RunError) as caught, Run(run.path).lock():
+            pass
+        assert caught.value.id == "core.run_locked_exclusively"
+        assert "lock.exclusive" in str(caught.value)
+    assert run.holder() is None
+    with run.lock():
+        pass
+
+
+def test_lock_on_a_read_only_disk_is_one_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(locking.Path, "open", fail)
+    with pytest.raises(RunError) as caught, run.lock():
+        pass
+    assert caught.value.id == "core.disk_read_only"
+
+
+# ---- checkpoints ----
+
+
+def test_checkpoints_are_sorted_by_step(run: Run) -> None:
+    for step in (123456789, 20, 3):
+        save(run, step)
+    (run.path / "checkpoints" / "notes").mkdir()
+    assert [checkpoint_step(path) for path in run.checkpoints()] == [3, 20, 123456789]
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        checkpoint_step(run.path)
+
+
+def test_newest_checkpoint_is_the_newest_whole_one(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert run.newest_checkpoint() is None
+    for step in (1, 2, 3):
+        save(run, step)
+    assert run.newest_checkpoint() == run.checkpoint_path(3)
+    damage(run.checkpoint_path(3))
+    (run.checkpoint_path(2) / "MANIFEST.json").unlink()
+    assert run.newest_checkpoint() == run.checkpoint_path(1)
+    assert str(run.checkpoint_path(3)) in caplog.text
+    assert str(run.checkpoint_path(2)) in caplog.text
+
+
+def test_retention_keeps_the_newest_the_best_and_the_last_whole_one(run: Run) -> None:
+    for step in range(1, 7):
+        save(run, step)
+    run.write_best(run.checkpoint_path(2), value=1.5)
+    assert run.best_checkpoint() == run.checkpoint_path(2)
+    damage(run.checkpoint_path(5))
+    damage(run.checkpoint_path(6))
+    deleted = run.retain(2, protect=[run.checkpoint_path(1)])
+    assert deleted == [run.checkpoint_path(3)]
+    assert [checkpoint_step(path) for path in run.checkpoints()] == [1, 2, 4, 5, 6]
+    assert run.retain(10) == []
+    assert run.retain(0) == [run.checkpoint_path(step) for step in (1, 5, 6)]
+
+
+def test_retention_under_kill_always_leaves_a_whole_checkpoint(run: Run) -> None:
+    needs_posix()
+
+    def retain(number: int) -> int:
+        reached = break_call(number, kill_self)
+        run.retain(1)
+        return 12 if reached() else 0
+
+    kills = 0
+    for number in range(200):
+        for step in (1, 2, 3):
+            if not run.checkpoint_path(step).exists():
+                save(run, step)
+        code = wait(fork(lambda number=number: retain(number)))
+        for checkpoint in run.checkpoints():
+            verify(checkpoint)
+        assert run.newest_checkpoint() == run.checkpoint_path(3)
+        with run.lock():
+            assert [path.name for path in (run.path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+        if code == 0:
+            break
+        kills += code == -9
+    assert kills > 5
+
+
+# ---- which model is meant ----
+
+
+def model(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_resolve_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wenlu")
+    root = tmp_path / "runs"
+    with pytest.raises(CheckpointError) as caught:
+        resolve_model(None, root=root)
+    assert caught.value.id == "core.no_run"
+
+    directory = model(tmp_path / "model")
+    assert resolve_model(directory, root=root) == directory
+    run = make_run(root / "first")
+    with pytest.raises(CheckpointError, match="no usable model"):
+        resolve_model("first", root=root)
+    with pytest.raises(CheckpointError, match="none finished"):
+        resolve_model(None, root=root)
+    save(run, 1)
+    save(run, 2)
+    assert resolve_model("first", root=root) == run.checkpoint_path(2)
+    run.write_best(run.checkpoint_path(1))
+    assert resolve_model(run.path, root=root) == run.checkpoint_path(1)
+    model(run.path / "final")
+    run.write_status(state="finished")
+    assert resolve_model(str(run.path), root=root) == run.path / "final"
+
+    second = make_run(root / "second")
+    model(second.path / "final")
+    second.write_status(state="finished")
+    os.utime(run.path / "status.json", (1, 1))
+    assert newest_run(root) == second.path
+    assert resolve_model(None, root=root) == second.path / "final"
+    assert str(second.path) in caplog.text
+
+    with pytest.raises(CheckpointError, match=r"did you mean second\?"):
+        resolve_model("secnd", root=root)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        resolve_model(tmp_path, root=root)
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WENLU_HOME", "~/x")
+    assert wenlu_home() == Path.home() / "x"
+    monkeypatch.delenv("WENLU_HOME")
+    assert wenlu_home() == Path.home() / ".cache" / "wenlu"
+
+
+def test_data_record_is_readable(run: Run) -> None:
+    run.write_data({"dropped": {"重复": 3}})
+    assert json.loads((run.path / "data.json").read_text("utf-8")) == {"dropped": {"重复": 3}}
