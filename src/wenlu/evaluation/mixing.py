@@ -1,0 +1,53 @@
+"""Fitting the weights of a mixture on held-out text.
+
+Expectation-maximisation (A. P. Dempster et al. 1977; for language models F. Jelinek and R. Mercer 1980) finds the
+weights that make the held-out tokens most probable. The likelihood is concave in them, so there is one best answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ROUNDS = 1000
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class FittedWeights:
+    """The weights, and the mean loss (nats a token) of each component alone and of the mixture on the same tokens."""
+
+    weights: tuple[float, ...]
+    component_losses: tuple[float, ...]
+    loss: float
+    tokens: int
+    rounds: int
+
+
+def fit_weights(log_probs: Sequence[NDArray[np.float32]]) -> FittedWeights:
+    """The best weights for components whose log-probabilities of the same tokens are given, one array each."""
+    logs_MN = np.stack([np.asarray(part, dtype=np.float64) for part in log_probs])
+    components, tokens = logs_MN.shape
+    assert tokens, "weights are fitted on at least one token"
+    highest_N = logs_MN.max(axis=0)
+    scaled_MN = np.exp(logs_MN - highest_N)
+    weights_M = np.full(components, 1 / components)
+    for rounds in range(1, MAX_ROUNDS + 1):  # noqa: B007  # its last value is reported
+        mixed_N = weights_M @ scaled_MN
+        updated_M = weights_M * (scaled_MN / mixed_N).mean(axis=1)
+        updated_M /= updated_M.sum()
+        change = float(np.abs(updated_M - weights_M).max())
+        weights_M = updated_M
+        if change < TOLERANCE:
+            break
+    loss = -float((np.log(weights_M @ scaled_MN) + highest_N).mean())
+    return FittedWeights(
+        weights=tuple(weights_M.tolist()),
+        component_losses=tuple((-logs_MN.mean(axis=1)).tolist()),
+        loss=loss,
+        tokens=tokens,
+        rounds=rounds,
+    )

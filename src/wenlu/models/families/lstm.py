@@ -1,0 +1,68 @@
+"""The LSTM language model as a kind: its settings and its files (``model_type`` wenlu_lstm)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wenlu.models.config import ModelSettings, given
+from wenlu.models.families._files import HFConfig, write_model
+from wenlu.models.families._own import fill
+from wenlu.models.recurrent import LSTMConfig, RecurrentModel
+
+MODEL_TYPE = "wenlu_lstm"
+
+
+class LSTMFamily:
+    """Implements ``wenlu.models.config.Family``."""
+
+    uses = frozenset({"num_layers", "hidden_size", "embedding_size", "tie_embeddings", "dropout"})
+
+    def build(
+        self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
+    ) -> nn.Module:
+        """A new model with initial weights drawn from the seed; the sequence length does not matter to it."""
+        config = LSTMConfig(
+            vocab_size=vocab_size,
+            end_token_id=end_id,
+            embedding_size=given(settings.embedding_size, LSTMConfig.embedding_size),
+            hidden_size=given(settings.hidden_size, LSTMConfig.hidden_size),
+            num_layers=given(settings.num_layers, LSTMConfig.num_layers),
+            tie_embeddings=given(settings.tie_embeddings, LSTMConfig.tie_embeddings),
+            dropout=given(settings.dropout, LSTMConfig.dropout),
+        )
+        model = RecurrentModel(config)
+        model.initialize(seed=seed)
+        return model
+
+    def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
+        """The model of a directory whose config.json is ``hf``."""
+        values = HFConfig(hf, directory / "config.json")
+        config = LSTMConfig(
+            vocab_size=values.integer("vocab_size"),
+            end_token_id=values.integer("end_token_id"),
+            embedding_size=values.integer("embedding_size"),
+            hidden_size=values.integer("hidden_size"),
+            num_layers=values.integer("num_layers"),
+            tie_embeddings=values.boolean("tie_embeddings", False),
+            dropout=values.number("dropout", 0.0),
+        )
+        with torch.device("meta"):
+            model = RecurrentModel(config)
+        fill(model, directory, dtype=dtype)
+        return model
+
+    def save(self, model: nn.Module, directory: Path) -> bool:
+        """Write config.json and the weights in float32; False for another kind of model."""
+        if not isinstance(model, RecurrentModel):
+            return False
+        tensors = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items()}
+        write_model(directory, {"model_type": MODEL_TYPE, **asdict(model.config)}, tensors)
+        return True
+
+
+FAMILY = LSTMFamily()

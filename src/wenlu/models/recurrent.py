@@ -1,0 +1,234 @@
+"""The LSTM language model: embedding, LSTM layers, output layer; the yardstick for attention.
+
+S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", 1997; as a language model M. Sundermeyer et al., "LSTM
+Neural Networks for Language Modeling", 2012. The state is carried from window to window in the cache (truncated
+back-propagation) and forgotten where a document begins, also inside a window.
+
+B batch, S length, H hidden, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wenlu.core.errors import SettingsError
+from wenlu.core.reproducibility import derive_seed
+from wenlu.models.boundaries import document_starts
+from wenlu.models.config import Cache
+from wenlu.models.heads import log_probs_of_targets
+from wenlu.models.statistics import Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMConfig:
+    """Sizes of an LSTM language model."""
+
+    vocab_size: int
+    end_token_id: int
+    embedding_size: int = 50
+    hidden_size: int = 256
+    num_layers: int = 2
+    tie_embeddings: bool = False  # the output layer projects to the embedding size and shares the embedding
+    dropout: float = 0.0  # on the embedding, between layers and before the output layer
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise SettingsError("models.size", name=name, value=getattr(self, name))
+        if not 0 <= self.dropout < 1:
+            raise SettingsError("models.dropout_range", name="dropout", value=self.dropout)
+
+
+class LSTMCache:
+    """The state after the last slot read. Implements ``Cache``, and ``wenlu.tasks._base.Carried`` for training."""
+
+    def __init__(self, hidden_LBH: Tensor, cell_LBH: Tensor) -> None:
+        self.hidden_LBH = hidden_LBH
+        self.cell_LBH = cell_LBH
+        self.length = 0
+
+    def reorder(self, index_N: Tensor) -> None:
+        """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
+        self.hidden_LBH, self.cell_LBH = self.hidden_LBH[:, index_N], self.cell_LBH[:, index_N]
+
+    def truncate(self, length: int) -> None:
+        """Forget all slots from ``length`` on: nothing to do, or everything; a state has no way back to between."""
+        assert length in (0, self.length), "an LSTM state goes back to its beginning only"
+        if length == 0:
+            self.hidden_LBH, self.cell_LBH = torch.zeros_like(self.hidden_LBH), torch.zeros_like(self.cell_LBH)
+        self.length = length
+
+    def detach_(self) -> None:
+        """Cut the gradient path to the windows before."""
+        self.hidden_LBH, self.cell_LBH = self.hidden_LBH.detach(), self.cell_LBH.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, for a checkpoint."""
+        return {"hidden": self.hidden_LBH, "cell": self.cell_LBH, "length": torch.tensor(self.length)}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+        self.hidden_LBH, self.cell_LBH = tensors["hidden"].clone(), tensors["cell"].clone()
+        self.length = int(tensors["length"])
+
+
+class RecurrentModel(nn.Module):
+    """An LSTM language model. Implements ``wenlu.models.config.LanguageModel``."""
+
+    max_positions: int | None = None
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
+        between = config.dropout if config.num_layers > 1 else 0.0
+        self.lstm = nn.LSTM(
+            config.embedding_size, config.hidden_size, config.num_layers, batch_first=True, dropout=between
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection: nn.Linear | None = None
+        if config.tie_embeddings:
+            self.projection = nn.Linear(config.hidden_size, config.embedding_size)
+            self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        else:
+            self.head = nn.Linear(config.hidden_size, config.vocab_size)
+
+    @torch.no_grad()
+    def initialize(self, *, seed: int) -> None:
+        """Draw every parameter by a generator seeded with (seed, its name).
+
+        Embeddings normal (0, 1), or (0, 1 / sqrt(size)) when tied, so that logits begin small; input matrices uniform
+        with unit gain, recurrent ones orthogonal a gate; biases 0, but 1 for the forget gate (R. Jozefowicz et al.,
+        "An Empirical Exploration of Recurrent Network Architectures", 2015); the untied output layer 0.
+        """
+        hidden = self.config.hidden_size
+        for name, parameter in self.named_parameters():
+            generator = torch.Generator(parameter.device)
+            generator.manual_seed(derive_seed(seed, f"initialization {name}"))
+            if name == "embedding.weight":
+                spread = self.config.embedding_size**-0.5 if self.config.tie_embeddings else 1.0
+                parameter.normal_(0, spread, generator=generator)
+            elif name.startswith("lstm.weight_hh"):
+                for gate in torch.split(parameter, hidden):
+                    nn.init.orthogonal_(gate, generator=generator)
+            elif parameter.dim() == 2 and not name.startswith("head"):
+                bound = math.sqrt(3 / parameter.shape[1])
+                parameter.uniform_(-bound, bound, generator=generator)
+            else:
+                parameter.zero_()
+            if name.startswith("lstm.bias_ih"):
+                parameter[hidden : 2 * hidden] = 1.0
+
+    def forward(
+        self,
+        input_ids_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, S, V) of the token after each position."""
+        return self.logits(
+            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
+        )
+
+    def hidden(
+        self,
+        input_ids_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Output of the last layer (B, S, H). The LSTM itself is always computed in the weights' own precision.
+
+        ``positions`` say only where documents begin: at 0. With a cache a first position above 0 continues its state.
+        """
+        assert cache is None or isinstance(cache, LSTMCache), "an LSTM needs the cache that it made"
+        starts_BS = document_starts(
+            input_ids_BS,
+            positions=positions,
+            document_ids=document_ids,
+            mask=mask,
+            continues=cache is not None and cache.length > 0,
+        )
+        with torch.autocast(input_ids_BS.device.type, enabled=False):
+            x_BSE = self.dropout(self.embedding(input_ids_BS))
+            state = self._state(len(input_ids_BS)) if cache is None else (cache.hidden_LBH, cache.cell_LBH)
+            parts = []
+            # Where any row begins a document the window is cut: the LSTM runs from cut to cut in one call each.
+            cuts = [0, *(starts_BS[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist(), input_ids_BS.shape[1]]
+            for begin, end in itertools.pairwise(cuts):
+                keep_B1 = ~starts_BS[:, begin, None]
+                state = (torch.where(keep_B1, state[0], 0.0), torch.where(keep_B1, state[1], 0.0))
+                part_BSH, state = self.lstm(x_BSE[:, begin:end], state)
+                parts.append(part_BSH)
+            if cache is not None:
+                cache.hidden_LBH, cache.cell_LBH = state
+                cache.length += input_ids_BS.shape[1]
+            hidden_BSH: Tensor = self.dropout(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        return hidden_BSH
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., H)."""
+        if self.projection is None:
+            output: Tensor = self.head(hidden)
+            return output
+        return nn.functional.linear(self.projection(hidden), self.embedding.weight, self.bias)
+
+    def target_log_probs(
+        self,
+        input_ids_BS: Tensor,
+        labels_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
+        hidden_BSH = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
+        return log_probs_of_targets(hidden_BSH, labels_BS, self.logits)
+
+    def new_cache(self, batch_size: int, max_length: int) -> LSTMCache:
+        """The state before the first token for ``batch_size`` rows; its size does not depend on ``max_length``."""
+        return LSTMCache(*self._state(batch_size))
+
+    def statistics(self, *, sequence_length: int) -> Statistics:
+        """Parameters, FLOPs and bytes a token; the state, which does not grow, is spread over the sequence."""
+        c = self.config
+        embedding = c.vocab_size * c.embedding_size
+        recurrent = sum(
+            4 * c.hidden_size * ((c.embedding_size if layer == 0 else c.hidden_size) + c.hidden_size)
+            for layer in range(c.num_layers)
+        )
+        if c.tie_embeddings:
+            output, extra = c.hidden_size * c.embedding_size + embedding, c.embedding_size - embedding
+        else:
+            output, extra = c.hidden_size * c.vocab_size, 0
+        biases = 8 * c.hidden_size * c.num_layers + c.vocab_size + extra
+        total = embedding + recurrent + output + biases
+        forward = 2.0 * (recurrent + output)
+        return Statistics(
+            parameters=total,
+            embedding_parameters=embedding,
+            non_embedding_parameters=total - embedding,
+            forward_flops_per_token=forward,
+            backward_flops_per_token=2 * forward,
+            activation_bytes_per_token=4 * (c.embedding_size + 7 * c.hidden_size * c.num_layers),
+            cache_bytes_per_token=math.ceil(2 * 4 * c.num_layers * c.hidden_size / sequence_length),
+        )
+
+    def _state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        weight = self.embedding.weight
+        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
+        return weight.new_zeros(shape), weight.new_zeros(shape)
