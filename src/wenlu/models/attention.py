@@ -84,25 +84,21 @@ class KeyValueCache:
         start, end = self.length, self.length + num_tokens
         if end > self.max_length:
             raise RequestError("models.cache_full", length=end, max_length=self.max_length)
-        index_S = torch.arange(num_tokens, device=self.documents_BT.device)
         if start == 0:
-            same_BS = torch.zeros(1, 1, dtype=torch.bool, device=self.documents_BT.device)
-            last_document_B1 = last_position_B1 = torch.zeros_like(self.documents_BT[:, :1])
+            self.one_document = True
+            last_document_B1 = next_position_B1 = torch.zeros_like(self.documents_BT[:, :1])
         else:
             last_document_B1 = self.documents_BT[:, start - 1 : start]
-            last_position_B1 = self.positions_BT[:, start - 1 : start]
-            same_BS = torch.ones_like(last_document_B1, dtype=torch.bool)
+            next_position_B1 = self.positions_BT[:, start - 1 : start] + 1
         if documents_BS is None:
             documents_BS = last_document_B1.expand(-1, num_tokens)
-            counted_BS = index_S[None]
+            counted_BS = next_position_B1 + torch.arange(num_tokens, device=next_position_B1.device)
         else:
-            self.one_document &= bool(
-                (documents_BS == (documents_BS if start == 0 else self.documents_BT)[:, :1]).all()
-            )
-            counted_BS = count_positions(documents_BS)
-            same_BS = same_BS & (documents_BS == last_document_B1).cumprod(dim=1).bool()
-        if positions_BS is None:
-            positions_BS = counted_BS + torch.where(same_BS, last_position_B1 + 1, 0)
+            first_document_B1 = documents_BS[:, :1] if start == 0 else self.documents_BT[:, :1]
+            self.one_document &= bool((documents_BS == first_document_B1).all())
+            goes_on_BS = (documents_BS == last_document_B1).cumprod(dim=1)
+            counted_BS = count_positions(documents_BS) + goes_on_BS * next_position_B1
+        positions_BS = counted_BS if positions_BS is None else positions_BS
         self.documents_BT[:, start:end] = documents_BS
         self.positions_BT[:, start:end] = positions_BS
         self.length = end

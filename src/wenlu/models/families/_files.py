@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -88,7 +88,7 @@ class HFConfig:
         if isinstance(value, list) and any(item != supported for item in value):
             self.refuse(key, value, supported)
 
-    def refuse(self, key: str, value: object, supported: object) -> None:
+    def refuse(self, key: str, value: object, supported: object) -> NoReturn:
         """Raise ``models.config_unsupported``."""
         raise CheckpointError("models.config_unsupported", key=key, value=value, supported=supported, path=self.path)
 

@@ -1,0 +1,103 @@
+"""The choices of a stack and the [model] table: contradictions are refused, and no setting goes unread."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from wenlu.core.errors import SettingsError
+from wenlu.models.build import build_model
+from wenlu.models.config import ModelSettings, RopeScaling, StackConfig
+from wenlu.models.transformer import Transformer
+
+STACK = {"hidden_size": 24, "num_layers": 1, "num_heads": 4, "intermediate_size": 8, "max_positions": 8}
+SCALING = {"factor": 8.0, "original_max_positions": 8}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("changes", "id", "named"),
+    [
+        ({"num_layers": 0}, "models.size", ["num_layers", "0"]),
+        ({"num_kv_heads": 0}, "models.size", ["num_kv_heads", "0"]),
+        ({"residual_dropout": 1.0}, "models.dropout_range", ["residual_dropout", "1.0"]),
+        ({"num_heads": 5}, "models.heads_split", ["hidden_size", "24", "num_heads", "5"]),
+        ({"num_kv_heads": 3}, "models.kv_heads_split", ["num_heads", "4", "num_kv_heads", "3"]),
+        ({"rope_theta": 5e5}, "models.rope_unused", ["rope_theta", "500000.0", "position", "learned"]),
+        ({"position": "rotary", "head_dim": 5}, "models.rope_odd_head", ["head_dim", "5", "position", "rotary"]),
+    ],
+)
+def test_contradictions_name_both_settings(
+    changes: dict[str, object], id: str, named: list[str], language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENLU_LANG", language)
+    with pytest.raises(SettingsError) as refused:
+        StackConfig(**STACK | changes)
+    assert refused.value.id == id
+    assert all(word in str(refused.value) for word in named)
+
+
+def test_scaling_is_checked() -> None:
+    scaling = RopeScaling(low_frequency_factor=1.0, high_frequency_factor=4.0, **SCALING)
+    with pytest.raises(SettingsError, match="rope_scaling") as refused:
+        StackConfig(**STACK, rope_scaling=scaling)
+    assert refused.value.id == "models.rope_unused"
+    with pytest.raises(SettingsError, match="4.0") as refused:
+        RopeScaling(low_frequency_factor=4.0, high_frequency_factor=4.0, **SCALING)
+    assert refused.value.id == "models.rope_scaling_order"
+
+
+KINDS = ["gpt2", "llama", "qwen2", "qwen3"]
+OTHER = {
+    "num_layers": 3, "hidden_size": 32, "num_heads": 8, "num_kv_heads": 2, "head_dim": 14, "intermediate_size": 40,
+    "max_positions": 9, "rope_theta": 77.0, "tie_embeddings": None, "dropout": 0.3, "initialization": None,
+    "embedding_size": 12, "order": 3,
+}  # fmt: skip
+SMALL = {"hidden_size": 16, "num_heads": 4, "num_layers": 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelSettings) if field.name != "kind"])
+def test_every_setting_is_read_or_refused(kind: str, name: str) -> None:
+    def build(**values: object) -> Transformer:
+        settings = ModelSettings(kind=kind, **SMALL | values)
+        model = build_model(settings, vocab_size=50, end_id=0, sequence_length=20, seed=3)
+        assert isinstance(model, Transformer)
+        return model
+
+    plain = build()
+    if name == "initialization":
+        value: object = "wenlu" if plain.config.tie_embeddings else "gpt2"
+        changes = {name: value, "tie_embeddings": False}
+        before, after = build(tie_embeddings=False).state_dict(), build(**changes).state_dict()
+        matrix = "decoder.layers.0.self_attention.o.weight"
+        assert before[matrix].std() != after[matrix].std()
+        return
+    value = not plain.config.tie_embeddings if name == "tie_embeddings" else OTHER[name]
+    try:
+        changed = build(**{name: value})
+    except SettingsError as refused:
+        assert refused.id == "models.setting_unused"
+        assert name in str(refused)
+        assert str(value) in str(refused)
+        assert kind in str(refused)
+        return
+    assert changed.config != plain.config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults(kind: str) -> None:
+    model = build_model(ModelSettings(kind=kind), vocab_size=50, end_id=7, sequence_length=20)
+    assert isinstance(model, Transformer)
+    assert model.vocab_size == 50
+    assert model.max_positions == 20
+    assert model.config.end_token_id == model.config.start_token_id == 7
+    assert model.config.decoder.hidden_size == 192
+    assert model.config.decoder.num_layers == 4
+
+
+def test_a_misspelt_kind_gets_a_suggestion() -> None:
+    with pytest.raises(SettingsError, match="llama") as refused:
+        build_model(ModelSettings(kind="lama"), vocab_size=50, end_id=0, sequence_length=8)
+    assert refused.value.id == "core.unknown_plugin"

@@ -1,0 +1,77 @@
+"""First weights: the table of wenlu.models.initialization, held against the weights."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from wenlu.core.errors import SettingsError
+from wenlu.models.build import build_model
+from wenlu.models.config import ModelSettings, Scheme
+from wenlu.models.transformer import Transformer
+
+
+def make_model(kind: str = "qwen3", scheme: Scheme = "wenlu", *, seed: int = 0, **changes: object) -> Transformer:
+    settings = ModelSettings(
+        **{"kind": kind, "hidden_size": 128, "num_heads": 2, "num_layers": 3, "initialization": scheme} | changes
+    )
+    model = build_model(settings, vocab_size=500, end_id=0, sequence_length=64, seed=seed)
+    assert isinstance(model, Transformer)
+    return model
+
+
+def near(found: float, expected: float) -> bool:
+    return abs(found - expected) < 0.05 * expected
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_gpt2_scheme(kind: str) -> None:
+    model = make_model(kind, "gpt2", tie_embeddings=False)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        elif name.endswith(("attention.o.weight", "ffn.down.weight")):
+            assert near(parameter.std().item(), 0.02 / math.sqrt(2 * 3)), name
+        else:
+            assert near(parameter.std().item(), 0.02), name
+
+
+def test_wenlu_scheme() -> None:
+    model = make_model()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert (parameter == 1).all(), name
+        elif name.endswith(("attention.o.weight", "ffn.down.weight", "head.output.weight")):
+            assert (parameter == 0).all(), name
+        elif name == "decoder.embeddings.token.weight":
+            assert near(parameter.std().item(), 0.5)
+        else:
+            bound = 0.7 * math.sqrt(3 / 128)
+            assert near(parameter.abs().max().item(), bound), name
+            assert near(parameter.std().item(), bound / math.sqrt(3)), name
+    assert torch.equal(model(torch.arange(10)[None]), torch.zeros(1, 10, 500)), "the first loss is that of a guess"
+
+
+def test_wenlu_scheme_needs_an_untied_head() -> None:
+    with pytest.raises(SettingsError, match="tie_embeddings") as refused:
+        make_model(tie_embeddings=True)
+    assert refused.value.id == "models.wenlu_needs_untied"
+    assert "initialization" in str(refused.value)
+
+
+def test_draws_depend_on_seed_and_name_alone() -> None:
+    first = make_model().state_dict()
+    torch.rand(3)
+    state = torch.get_rng_state()
+    again, deeper, other = make_model().state_dict(), make_model(num_layers=4).state_dict(), make_model(seed=1)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is not touched"
+    for name, tensor in first.items():
+        assert torch.equal(again[name], tensor)
+        assert torch.equal(deeper[name], tensor), "another layer does not change the draws of the others"
+    name = "decoder.layers.0.ffn.up.weight"
+    assert not torch.equal(other.state_dict()[name], first[name])
+    assert not torch.equal(first[name], first["decoder.layers.1.ffn.up.weight"])
