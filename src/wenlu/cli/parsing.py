@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from wenlu.core.errors import SettingsError, WenluError
-from wenlu.core.messages import text
+from wenlu.core.messages import has_text, text
 from wenlu.core.plugins import closest
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -159,7 +159,7 @@ class LazyGroup(_Localized, click.Group):
         return args[0], command, args[1:]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a group without a verb shows its help and fails, as a shell script would want it."""
+        """Run the verb; a group without one shows its help."""
         if not ctx.args and not ctx._protected_args:
             click.echo(ctx.get_help())
             ctx.exit(0)
@@ -168,7 +168,12 @@ class LazyGroup(_Localized, click.Group):
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help page with one line a verb; no verb is imported for it."""
         super().format_help(ctx, formatter)
-        rows = [(name, text(f"help.{_verb_of(module)}.summary")) for name, module in self.table.items()]
+        verbs = {
+            name: _verb_of(module)
+            for name, module in self.table.items()
+            if has_text(f"help.{_verb_of(module)}.summary")
+        }
+        rows = [(name, text(f"help.{verb}.summary")) for name, verb in verbs.items()]
         self.write_section(formatter, "cli.commands", rows)
 
 
