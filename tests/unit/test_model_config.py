@@ -43,7 +43,7 @@ def test_scaling_is_checked() -> None:
     with pytest.raises(SettingsError, match="rope_scaling") as refused:
         StackConfig(**STACK, rope_scaling=scaling)
     assert refused.value.id == "models.rope_unused"
-    with pytest.raises(SettingsError, match="4.0") as refused:
+    with pytest.raises(SettingsError, match="4") as refused:
         RopeScaling(low_frequency_factor=4.0, high_frequency_factor=4.0, **SCALING)
     assert refused.value.id == "models.rope_scaling_order"
 
