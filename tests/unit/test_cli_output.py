@@ -1,0 +1,237 @@
+"""How every command speaks and ends: results, progress, errors, exit codes, help, in both languages."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from wenlu.cli import output, reporter
+from wenlu.cli.main import main
+from wenlu.cli.parsing import LazyGroup
+from wenlu.core.errors import GateError, NotFiniteError, RequestError
+from wenlu.core.log import notice, progress, warn
+
+
+@output.command("data")
+@output.argument("data", "text")
+@output.option("tokenizer", "--steps", type=int, default=3)
+@output.option("tokenizer", "--rate", type=click.FloatRange(0, 1, max_open=True))
+@output.option("tokenizer", "--kind", type=click.Choice(["a", "b"]))
+@output.option("tokenizer", "--name", required=False)
+@output.run
+def probe(text: str, steps: int, rate: float | None, kind: str | None, name: str | None) -> None:
+    if text == "gate":
+        raise GateError("core.unknown_plugin", kind="task", name="x", suggestion="y")
+    if text == "diverged":
+        raise NotFiniteError("core.unknown_plugin", kind="task", name="x", suggestion="y")
+    if text == "request":
+        raise RequestError("core.unknown_plugin", kind="task", name="x", suggestion="y")
+    if text == "interrupt":
+        raise KeyboardInterrupt
+    if text == "missing":
+        Path("/nonexistent/file").read_text(encoding="utf-8")
+    if text == "bug":
+        raise ZeroDivisionError
+    if text == "leave":
+        raise click.exceptions.Exit(143)
+    notice("core.type_number")
+    warn("core.type_string")
+    with progress("core.type_integer", total=3, unit="docs") as bar:
+        for _ in range(3):
+            bar.advance(detail="loss 1.0")
+    record = {"text": text, "steps": steps}
+    output.result(record, table=output.table(["名称", "loss"], [["文炉", 1.5], ["wenlu", -22]]), text="done")
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    outcome = CliRunner().invoke(probe, list(words))
+    return outcome.exit_code, outcome.stdout, outcome.stderr
+
+
+def test_results_go_to_standard_output_and_the_rest_to_standard_error() -> None:
+    code, out, err = call("x")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "done"
+    assert [line.split() for line in lines if line.strip(" ─")][1:] == [
+        ["名称", "loss"],
+        ["文炉", "1.5"],
+        ["wenlu", "-22"],
+    ]
+    assert "\x1b" not in out + err
+    assert err.splitlines()[:2] == ["a number", "warning: a text"]
+    assert re.fullmatch(r"a whole number: 3/3 docs loss 1\.0 \[\d+\.\d s\]", err.splitlines()[2])
+
+
+def test_json_results_and_json_lines() -> None:
+    code, out, err = call("文", "--json", "--steps", "5")
+    assert code == 0
+    assert json.loads(out) == {"text": "文", "steps": 5}
+    records = [json.loads(line) for line in err.splitlines()]
+    assert [record["level"] for record in records] == ["info", "warning", "progress"]
+    assert records[0]["text"] == "a number"
+    assert records[2] | {"seconds": 0} == {
+        "level": "progress",
+        "id": "core.type_integer",
+        "done": 3,
+        "total": 3,
+        "unit": "docs",
+        "detail": "loss 1.0",
+        "finished": True,
+        "seconds": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [("gate", 3), ("diverged", 1), ("request", 2), ("interrupt", 130), ("missing", 2), ("leave", 143)]
+)
+def test_exit_codes(word: str, code: int) -> None:
+    found, out, err = call(word)
+    assert (found, out) == (code, "")
+    assert "Traceback" not in err
+    assert err or word == "leave"
+
+
+def test_a_bug_is_not_hidden() -> None:
+    assert isinstance(CliRunner().invoke(probe, ["bug"]).exception, ZeroDivisionError)
+
+
+def test_errors_have_four_parts_and_json_has_them_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("missing")[2] == (
+        "error: there is no such file or folder\n  where: /nonexistent/file\n  what to do: check the path\n"
+    )
+    error = json.loads(call("missing", "--json")[2])["error"]
+    assert error == {
+        "id": "core.file_not_found",
+        "what": "there is no such file or folder",
+        "where": "/nonexistent/file",
+        "fix": "check the path",
+    }
+    monkeypatch.setenv("WENLU_LANG", "zh")
+    assert call("missing")[2].startswith("错误: 没有这个文件或文件夹\n  位置: /nonexistent/file\n")
+
+
+USAGE = [
+    ([], "TEXT is missing", "缺少 TEXT"),
+    (["x", "--stepz", "3"], "did you mean --steps?", "您是不是要用 --steps？"),
+    (["x", "--steps", "many"], "'many'; expected: a whole number", "'many'；应为：整数"),
+    (["x", "--rate", "1"], "expected: 0 <= x < 1", "应为：0 <= x < 1"),
+    (["x", "--kind", "c"], "expected: a, b", "应为：a, b"),
+    (["x", "--steps"], "--steps is not used rightly", "--steps 用法不对"),
+    (["x", "--json=5"], "--json is not used rightly", "--json 用法不对"),
+    (["x", "y", "z"], "2 word(s) too many", "多出 2 个词"),
+]
+
+
+@pytest.mark.parametrize(("words", "english", "chinese"), USAGE, ids=[english for _, english, _ in USAGE])
+def test_usage_errors_in_both_languages(
+    words: list[str], english: str, chinese: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert english in err
+    assert err.startswith("error: ") and "what to do: " in err
+    monkeypatch.setenv("WENLU_LANG", "zh")
+    assert chinese in call(*words)[2]
+    if "--json=5" not in words:
+        assert json.loads(call(*words, "--json")[2])["error"]["what"] or words == ["x", "--steps"]
+
+
+def test_unknown_verbs_name_the_nearest() -> None:
+    for words, near in ((["trian"], "train"), (["data", "pak"], "pack"), (["tokenizer", "comprae"], "compare")):
+        outcome = CliRunner().invoke(main, words)
+        assert outcome.exit_code == 2
+        assert f"did you mean {near}?" in outcome.stderr
+
+
+def test_help_and_version_in_both_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout.startswith("wenlu 0.")
+    for words in ([], ["--help"], ["-h"]):
+        outcome = CliRunner().invoke(main, words)
+        assert outcome.exit_code == 0
+        assert outcome.stdout.startswith("Usage: ")
+        assert "\n  train " in outcome.stdout
+    monkeypatch.setenv("WENLU_LANG", "zh")
+    assert CliRunner().invoke(main, []).stdout.startswith("用法： ")
+
+
+def test_a_group_imports_only_the_verb_that_is_asked_for() -> None:
+    group = LazyGroup("wenlu", {"probe": f"{__name__}:probe", "broken": "nowhere.at.all"}, verb="wenlu")
+    outcome = CliRunner().invoke(group, ["probe", "x", "--json"])
+    assert json.loads(outcome.stdout) == {"text": "x", "steps": 3}
+
+
+def test_plain_progress_speaks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "PLAIN_INTERVAL_SECONDS", 0.0)
+    assert call("x")[2].count("a whole number: ") == 4
+    monkeypatch.setattr(reporter, "PLAIN_INTERVAL_SECONDS", 3600.0)
+    assert call("x")[2].count("a whole number: ") == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_live_bar_that_leaves_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = reporter.Reporter(json_output=False)
+    assert handler.live
+    from wenlu.core.log import LOGGER
+
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel("INFO")
+    try:
+        with progress("core.type_integer", total=2, unit="[docs]") as bar:
+            bar.advance()
+            warn("core.type_string")
+            bar.advance(detail="[bold]")
+        assert handler.bars is None
+    finally:
+        LOGGER.removeHandler(handler)
+        handler.close()
+    text = terminal.getvalue()
+    assert "warning: a text" in text
+    assert "a whole number: 2/2 [docs] [bold]" in text
+
+
+def test_tables_count_chinese_characters_twice() -> None:
+    made = output.table(["模型", "bits"], [["五元语法", 2.4], ["LSTM", 12.05]], title="阶梯")
+    lines = output.render(made).splitlines()
+    rows = [line for line in lines if "2.4" in line or "12.05" in line]
+    assert lines[0].strip() == "阶梯"
+    assert rows[0].index("2.4") + len("五元语法") == rows[1].index("12.05") + 2
+
+
+def test_wide_tables_are_not_cut_when_piped() -> None:
+    made = output.table([f"column {number}" for number in range(30)], [["x" * 20] * 30])
+    assert output.render(made).count("x" * 20) == 30
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "wenlu", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() in (0, 1)
+
+
+def test_output_that_the_terminal_cannot_show_is_escaped() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "WENLU_LANG": "zh"}
+    done = subprocess.run([sys.executable, "-m", "wenlu", "--help"], capture_output=True, env=environment, check=True)
+    assert b"\\u7528" in done.stdout
