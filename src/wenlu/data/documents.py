@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wenlu.core.errors import DataError
-from wenlu.core.log import progress
+from wenlu.core.log import Progress, progress
 from wenlu.data.cleaning import clean, find_surrogate, replace_surrogates
 from wenlu.data.files import Record, SourceFile, find_files, reader_for
 from wenlu.data.report import FileAccount, Report
@@ -36,22 +37,31 @@ def read_documents(settings: DataSettings, report: Report, *, paths: Sequence[st
         DataError: a file is missing, unreadable, binary, in another encoding, or not in its format; with file and line.
     """
     sources = find_files(settings.paths if paths is None else paths, report)
-    total = sum(source.path.stat().st_size for source in sources)
-    with progress("data.reading", total=total / 1e6, unit="MB") as bar:
+    with reading(sources) as bar:
         for source in sources:
-            report.files.append(_account(source))
-            account = report.files[-1]
+            yield from read_file(source, settings, report, bar)
+
+
+def reading(sources: Sequence[SourceFile]) -> AbstractContextManager[Progress]:
+    """The progress of reading these files, in kB as they lie on disk."""
+    return progress("data.reading", total=sum(source.path.stat().st_size for source in sources) / 1e3, unit="kB")
+
+
+def read_file(source: SourceFile, settings: DataSettings, report: Report, bar: Progress) -> Iterator[Document]:
+    """The documents of one file; see ``read_documents``."""
+    account = _account(source)
+    report.files.append(account)
+    pending = 0
+    for record in _cut(reader_for(source.format).read(source, settings, report), settings, report):
+        document = _document(record, source, settings, report)
+        if document is not None:
+            account.documents += 1
+            pending += document.original_bytes
+            yield document
+        if pending > _PROGRESS_EVERY_BYTES:
+            bar.advance(0, detail=f"{source.path.name}: {account.documents:,}")
             pending = 0
-            for record in _cut(reader_for(source.format).read(source, settings, report), settings, report):
-                document = _document(record, source, settings, report)
-                if document is not None:
-                    account.documents += 1
-                    pending += document.original_bytes
-                    yield document
-                if pending > _PROGRESS_EVERY_BYTES:
-                    bar.advance(0, detail=f"{source.path.name}: {account.documents:,}")
-                    pending = 0
-            bar.advance(account.bytes / 1e6, detail=source.path.name)
+    bar.advance(account.bytes / 1e3, detail=source.path.name)
 
 
 def _document(record: Record, source: SourceFile, settings: DataSettings, report: Report) -> Document | None:

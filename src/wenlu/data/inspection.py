@@ -11,7 +11,7 @@ import numpy as np
 from wenlu.core.errors import DataError
 from wenlu.core.messages import error_parts
 from wenlu.data.deduplication import DigestSet, text_digest
-from wenlu.data.documents import read_documents
+from wenlu.data.documents import read_file, reading
 from wenlu.data.files import find_files
 from wenlu.data.report import Report, Tally
 from wenlu.data.settings import DataSettings
@@ -55,17 +55,19 @@ def inspect_texts(settings: DataSettings, *, examples: int = 3) -> Inspection:
     found = Inspection()
     seen = DigestSet()
     lengths = array("q")
-    for source in find_files(settings.paths, found.report):
-        try:
-            for document in read_documents(settings, found.report, paths=[str(source)]):
-                lengths.append(len(document.text))
-                found.languages.setdefault(document.language, Tally()).add(len(document.text))
-                found.duplicates += not seen.add(text_digest(document.text))
-                if len(found.examples) < examples:
-                    beginning = " ".join(document.text[: 2 * _EXAMPLE_CHARACTERS].split())
-                    found.examples.append((document.source, beginning[:_EXAMPLE_CHARACTERS]))
-        except DataError as error:
-            found.problems.append(error)
+    sources = find_files(settings.paths, found.report)
+    with reading(sources) as bar:
+        for source in sources:
+            try:
+                for document in read_file(source, settings, found.report, bar):
+                    lengths.append(len(document.text))
+                    found.languages.setdefault(document.language, Tally()).add(len(document.text))
+                    found.duplicates += not seen.add(text_digest(document.text))
+                    if len(found.examples) < examples:
+                        beginning = " ".join(document.text[: 2 * _EXAMPLE_CHARACTERS].split())
+                        found.examples.append((document.source, beginning[:_EXAMPLE_CHARACTERS]))
+            except DataError as error:
+                found.problems.append(error)
     if lengths:
         found.length_quantiles = [int(value) for value in np.quantile(np.array(lengths), QUANTILES, method="nearest")]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,13 @@ from wenlu.data.settings import DataSettings
 from wenlu.data.spool import Spool
 from wenlu.data.store import SPLITS, Split
 
+Rule = Literal["hash", "tails", "given", "nothing"]
+RULES: dict[str, str] = {
+    "hash": "data.rule_hash",
+    "tails": "data.rule_tails",
+    "given": "data.rule_given",
+    "nothing": "data.rule_nothing",
+}
 FEWEST_FOR_HASHING = 20
 TAIL = 0.1  # of each file, when there are fewer documents
 _FEWEST_CHARACTERS = 10
@@ -37,7 +45,7 @@ def wanted_splits(settings: DataSettings) -> list[Split]:
     return wanted
 
 
-def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spool, str]:
+def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spool, Rule]:
     """Make sure that every wanted split has a document; gives the spool to use and the name of the rule.
 
     With fewer than 20 documents the last tenth of each file is held out instead. With more, a split that no hash fell
@@ -47,10 +55,10 @@ def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spo
     rows = spool.rows()
     own = np.flatnonzero(rows["file"] > 0)  # file 0: the given validation and test files
     if not wanted:
-        return spool, "given" if settings.validation_paths or settings.test_paths else "none"
+        return spool, "given" if settings.validation_paths or settings.test_paths else "nothing"
     if len(own) < FEWEST_FOR_HASHING:
         notice("data.split_by_tails", documents=len(own), fewest=FEWEST_FOR_HASHING)
-        return _hold_out_tails(spool, wanted, directory), "last tenth of each file"
+        return _hold_out_tails(spool, wanted, directory), "tails"
     for split in wanted:
         rows = spool.rows()
         if not len(spool.in_split(split)):
@@ -58,7 +66,7 @@ def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spo
             chosen = int(candidates[np.argmin(rows["hash"][candidates])])
             spool.move(chosen, split)
             notice("data.split_of_one", split=split, documents=len(own))
-    return spool, "hash of the text"
+    return spool, "hash"
 
 
 def cut_place(text: str, near: int) -> int:

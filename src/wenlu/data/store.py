@@ -5,7 +5,7 @@
       train.bin                     token ids of all documents one after another, little-endian uint16 or uint32
       train.index.safetensors       bounds, original_bytes, characters, languages, lossless: one value a document
       validation.bin  ...  test.bin  ...
-      store.json                    format, data type, end token, names of the language codes
+      store.json                    format, data type, end token, names of the language codes, digests of splits and tokenizer
       data.json                     where it came from: what was read, dropped, cut, replaced, and why
       MANIFEST.json                 SHA-256 and size of every file
 
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from wenlu.core import runs
@@ -185,15 +186,15 @@ class Store:
         if verify:
             runs.verify(path)
         try:
-            header = json.loads((path / "store.json").read_text(encoding="utf-8"))
+            description = (path / "store.json").read_bytes()
+            header = json.loads(description)
             record = json.loads((path / "data.json").read_text(encoding="utf-8"))
-            manifest = (path / "MANIFEST.json").read_bytes()
             if header["format"] != FORMAT:
                 raise DataError("data.store_format", path=path, found=header["format"], known=FORMAT)
             splits = {name: _open_split(path, name, header) for name in SPLITS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError("data.store_damaged", path=path, reason=f"{type(error).__name__}: {error}") from error
-        return cls(path, **splits, record=record, fingerprint=hashlib.sha256(manifest).hexdigest())
+        return cls(path, **splits, record=record, fingerprint=hashlib.sha256(description).hexdigest())
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:

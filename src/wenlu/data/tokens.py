@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from wenlu.core import runs
 from wenlu.core.errors import CheckpointError, DataError
@@ -219,13 +219,13 @@ def _write_split(directory: Path, split: Split, spool: Spool, tokenizer: Tokeniz
     lossless = np.zeros(count, dtype=np.bool_)
     token_path, index_path = directory / f"{split}.bin", directory / f"{split}.index.safetensors"
     number = 0
-    total = int(rows["bytes"].sum()) / 1e6
-    with token_path.open("wb") as file, progress("data.tokenizing", total=total, unit="MB", split=split) as bar:
+    total = int(rows["bytes"].sum()) / 1e3
+    with token_path.open("wb") as file, progress("data.tokenizing", total=total, unit="kB", split=split) as bar:
         for arrays, flags in _in_order(_encoder(tokenizer), _batches(spool.texts(split)), workers):
             np.concatenate(arrays).tofile(file)
             lengths[number + 1 : number + 1 + len(arrays)] = [len(array) for array in arrays]
             lossless[number : number + len(arrays)] = flags
-            bar.advance(int(rows["bytes"][number : number + len(arrays)].sum()) / 1e6)
+            bar.advance(int(rows["bytes"][number : number + len(arrays)].sum()) / 1e3)
             number += len(arrays)
     columns = {
         "bounds": np.cumsum(lengths),
@@ -234,7 +234,7 @@ def _write_split(directory: Path, split: Split, spool: Spool, tokenizer: Tokeniz
         "languages": rows["language"].astype(np.uint16),
         "lossless": lossless,
     }
-    save_file({name: np.ascontiguousarray(column) for name, column in columns.items()}, index_path)
+    index_path.write_bytes(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
     digest = hashlib.sha256()
     for path in (token_path, index_path):
         with path.open("rb") as file:

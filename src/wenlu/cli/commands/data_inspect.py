@@ -92,9 +92,10 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _show_store(store: Store) -> None:
+    from wenlu.data.splitting import RULES
     from wenlu.data.store import SPLITS
 
-    rule = str(store.record.get("split_rule", "-"))
+    rule = text(RULES[str(store.record["split_rule"])])
     summary = text("data.tokenizer_summary", kind=store.tokenizer.kind, vocab_size=store.tokenizer.vocab_size)
     lines = [
         f"{text('data.tokenizer')}: {summary}",

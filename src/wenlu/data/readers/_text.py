@@ -38,6 +38,7 @@ _SIGNATURES = (
     (b"\x7fELF", "ELF"),
 )
 _LIKELY = ("gb18030", "big5", "shift_jis", "euc_kr", "euc_jp", "cp1252")  # in order of preference between equals
+_WIDE = ("utf_16_le", "utf_16_be")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _LINE_ENDS = {"": re.compile("\r\n|\r|\n"), "\n": re.compile("\n")}
 
@@ -65,7 +66,7 @@ def lines(
                     line = stream.readline(limit)
                 except UnicodeDecodeError as error:
                     offset = raw.tell() - len(error.object) + error.start
-                    _refuse(source, encoding, error, number, offset, newline)
+                    _refuse(source, encoding, error, number, offset, newline, head)
                 if not line:
                     return
                 if "\0" in line:
@@ -130,7 +131,7 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
             raise DataError("data.binary_file", path=source, line=1, kind=kind)
     wide = codecs.lookup(settings.encoding).name.startswith(("utf-16", "utf-32"))
     if b"\0" in head and not wide:
-        likely = _likely(head, ("utf_16_le", "utf_16_be"))
+        likely = _likely(head, _WIDE)
         if likely is not None:
             raise DataError(
                 "data.undecodable",
@@ -146,7 +147,7 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
 
 
 def _refuse(
-    source: SourceFile, encoding: str, error: UnicodeDecodeError, number: int, offset: int, newline: str
+    source: SourceFile, encoding: str, error: UnicodeDecodeError, number: int, offset: int, newline: str, head: bytes
 ) -> NoReturn:
     data = bytes(error.object)
     before = data[: error.start].decode(encoding, errors="ignore")
@@ -157,7 +158,9 @@ def _refuse(
         "bytes": data[error.start : error.end].hex(" "),
         "encoding": encoding,
     }
-    damaged = encoding.startswith("utf") and not before.isascii()
+    wide = [character for character in head[:offset].decode(encoding, errors="ignore") + before if character > "\x7f"]
+    # a few characters of another encoding may look like short ones of UTF-8 by chance
+    damaged = encoding.startswith("utf") and (len(wide) >= 3 or any(character >= "\u0800" for character in wide))
     likely = None if damaged else _likely(data[max(0, error.start - 4096) :], _LIKELY)
     if likely is None:
         raise DataError("data.damaged_text", **values) from error
@@ -168,7 +171,7 @@ def _likely(data: bytes, candidates: tuple[str, ...]) -> str | None:
     """The encoding among the candidates that these bytes most probably have; None when none fits."""
     from charset_normalizer import from_bytes
 
-    end = data.rfind(b"\n") + 1 or len(data)
+    end = len(data) // 2 * 2 if candidates == _WIDE else data.rfind(b"\n") + 1 or len(data)
     matches = [match for match in from_bytes(data[:end], cp_isolation=list(candidates)) if match.encoding in candidates]
     if not matches:
         return None
