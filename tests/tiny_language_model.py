@@ -96,7 +96,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return [258 if byte < 32 else byte for byte in text.encode()]
 
-    def encode_with_offsets(self, text: str):
+    def encode_with_offsets(self, text: str, *, where: str | None = None):
         ids, offsets = [], []
         for index, character in enumerate(text):
             for token_id in self.encode(character):
@@ -114,7 +114,7 @@ class ByteTokenizer:
         return self.decode(self.encode(text)) == text
 
     def token(self, token_id: int) -> str:
-        return "<|endoftext|>" if token_id == self.end_id else bytes([token_id]).decode("latin-1")
+        return f"<{token_id}>" if token_id in self.special_ids else bytes([token_id]).decode("latin-1")
 
     def stream(self) -> _ByteDecoder:
         return _ByteDecoder()

@@ -188,7 +188,7 @@ def generate(
     return sequences
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _next_logits(model: LanguageModel, inputs_BS: Tensor, cache: Cache, *, position: int) -> Tensor:
     """Logits (B, V) after the last of the new tokens; only there is the vocabulary-sized output computed."""
     logits_BV = model.logits(model.hidden(inputs_BS, cache=cache)[:, -1]).float()

@@ -53,7 +53,7 @@ class TextTokenizer(Protocol):
     @property
     def special_ids(self) -> Collection[int]: ...
 
-    def encode_with_offsets(self, text: str) -> Offsets: ...
+    def encode_with_offsets(self, text: str, *, where: str | None = None) -> Offsets: ...
 
     def stream(self) -> TextDecoder: ...
 
@@ -99,7 +99,7 @@ def prepare(tokenizer: TextTokenizer, text: str, settings: GenerationSettings, *
     Raises:
         RequestError: the prompt does not fit (see ``engine.room``).
     """
-    encoding = tokenizer.encode_with_offsets(text)
+    encoding = tokenizer.encode_with_offsets(text, where="prompt")
     unknown: dict[str, None] = {}
     if tokenizer.unknown_id is not None:
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -14,16 +14,16 @@ def perplexity(nats: float, tokens: int) -> float:
     return math.exp(mean) if mean < 700 else math.inf
 
 
-def bits_per_byte(nats: float, num_bytes: int) -> float:
+def bits_per_byte(nats: float, num_bytes: float) -> float:
     """Bits that the model needs for a byte of the original UTF-8 text; comparable between all models."""
     return nats / (math.log(2) * num_bytes)
 
 
-def bits_per_character(nats: float, num_characters: int) -> float:
+def bits_per_character(nats: float, num_characters: float) -> float:
     """Bits that the model needs for a character (Unicode code point) of the text."""
     return nats / (math.log(2) * num_characters)
 
 
-def charged_nats(nats: float, num_bytes: int, *, lossless: bool) -> float:
+def charged_nats(nats: float, num_bytes: float, *, lossless: bool) -> float:
     """The nats that a document costs: the model's when its tokens give the text back, else 8 bits a byte."""
     return nats if lossless else LOSSY_BITS_PER_BYTE * math.log(2) * num_bytes

@@ -1,0 +1,148 @@
+"""The documents that a model is scored on: from a token store or from text files, all of them or a bounded sample."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wenlu.data.documents import DataSettings, Report, read_documents
+from wenlu.data.store import TokenStore
+
+_TEXTS_AT_ONCE = 64
+
+
+class DocumentTokenizer(Protocol):
+    """What evaluation asks of a tokenizer."""
+
+    @property
+    def end_id(self) -> int: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def round_trips(self, text: str, ids: Sequence[int] | None = None) -> bool: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedDocument:
+    """One document as a model reads it; ``ids`` end with the end token unless the document is ``cut``.
+
+    ``num_bytes`` counts the original UTF-8 text; of a cut document, in proportion to its tokens.
+    """
+
+    ids: npt.NDArray[np.int64]
+    num_bytes: float
+    num_characters: float
+    language: str
+    lossless: bool
+    cut: bool = False
+
+    @property
+    def key(self) -> bytes:
+        """A digest of the ids: orders documents the same way wherever they come from."""
+        return hashlib.sha256(self.ids.astype("<u4").tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """One document as text; ``num_bytes`` counts the original UTF-8 text, before cleaning."""
+
+    text: str
+    num_bytes: int
+    language: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text: what makes it the same document for two models."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def store_documents(store: TokenStore) -> Iterator[TokenizedDocument]:
+    """The documents of one split of a store, in its order."""
+    for number in range(store.num_documents):
+        yield TokenizedDocument(
+            ids=np.asarray(store.document(number), dtype=np.int64),
+            num_bytes=int(store.original_bytes[number]),
+            num_characters=int(store.characters[number]),
+            language=store.language(number),
+            lossless=bool(store.lossless[number]),
+        )
+
+
+def file_texts(paths: Sequence[str]) -> Iterator[EvaluationText]:
+    """The documents of text files, read and cleaned as for a token store; what was dropped is announced at the end."""
+    report = Report()
+    for document in read_documents(DataSettings(paths=tuple(paths)), report):
+        yield EvaluationText(document.text, document.original_bytes, document.language)
+    report.announce()
+
+
+def encode_texts(texts: Iterable[EvaluationText], tokenizer: DocumentTokenizer) -> Iterator[TokenizedDocument]:
+    """The texts as token ids, each with its end token."""
+    remaining = iter(texts)
+    while batch := list(islice(remaining, _TEXTS_AT_ONCE)):
+        for text, ids in zip(batch, tokenizer.encode_batch([text.text for text in batch]), strict=True):
+            yield TokenizedDocument(
+                ids=np.array([*ids, tokenizer.end_id], dtype=np.int64),
+                num_bytes=text.num_bytes,
+                num_characters=len(text.text),
+                language=text.language,
+                lossless=tokenizer.round_trips(text.text, ids),
+            )
+
+
+def sample_documents(documents: Iterable[TokenizedDocument], max_tokens: int) -> list[TokenizedDocument]:
+    """Documents of ``max_tokens`` tokens in all: those with the smallest keys, the last one cut to what is left.
+
+    The choice depends on the documents alone, neither on their order nor on a seed, and is fair to all sources. No more
+    than the sample is held in memory.
+    """
+    heap: list[tuple[int, int, TokenizedDocument]] = []  # the largest key first
+    total = 0
+    for number, document in enumerate(documents):
+        heapq.heappush(heap, (-int.from_bytes(document.key, "big"), -number, document))
+        total += len(document.ids)
+        while total - len(heap[0][2].ids) >= max_tokens:
+            total -= len(heapq.heappop(heap)[2].ids)
+    chosen = [document for _, _, document in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
+    if total > max_tokens:
+        chosen[-1] = _cut(chosen[-1], len(chosen[-1].ids) - (total - max_tokens))
+    return chosen
+
+
+def sample_texts(texts: Iterable[EvaluationText], max_bytes: int) -> list[EvaluationText]:
+    """Texts of about ``max_bytes`` bytes, chosen like ``sample_documents``; the last one is cut to what is left."""
+    heap: list[tuple[int, int, EvaluationText]] = []
+    total = 0
+    for number, text in enumerate(texts):
+        heapq.heappush(heap, (-int(text.digest, 16), -number, text))
+        total += text.num_bytes
+        while total - heap[0][2].num_bytes >= max_bytes:
+            total -= heapq.heappop(heap)[2].num_bytes
+    chosen = [text for _, _, text in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
+    if total > max_bytes:
+        last = chosen[-1]
+        kept = max(1, math.floor(len(last.text) * (1 - (total - max_bytes) / last.num_bytes)))
+        start = last.text[:kept]
+        chosen[-1] = EvaluationText(start, len(start.encode()), last.language)
+    return chosen
+
+
+def _cut(document: TokenizedDocument, num_tokens: int) -> TokenizedDocument:
+    share = num_tokens / len(document.ids)
+    return replace(
+        document,
+        ids=document.ids[:num_tokens],
+        num_bytes=document.num_bytes * share,
+        num_characters=document.num_characters * share,
+        cut=True,
+    )
