@@ -12,6 +12,8 @@ never in one piece with letters, so that no special token such as ``<|endoftext|
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -35,6 +37,8 @@ TIGHT_SPACE_PATTERN = r"(?<=[\p{Han}，。、；：？！…“”‘’（）�
 """The spaces that joining WordPiece tokens puts around Chinese and that nobody writes."""
 
 BYTE_ALPHABET_SIZE = 256
+LONGEST_WORD = 100
+"""WordPiece takes a longer word for unknown, as BERT does."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,22 @@ class TokenizerSettings:
     lowercase: bool = False
     special_tokens: tuple[str, ...] = ()
     """Further special tokens, after ``<|endoftext|>``, ``<|pad|>`` and, except for bpe, ``[UNK]``."""
-    max_training_bytes: int = 128 * 1024**2
-    """More text than this is thinned out evenly before training, which bounds its memory."""
+    max_training_bytes: int = 32 * 1024**2
+    """More text than this is thinned out evenly; training needs up to 65 bytes of memory a byte of Chinese text."""
 
     @property
     def all_special_tokens(self) -> tuple[str, ...]:
         """Special tokens in the order of their ids, from 0."""
         unknown = () if self.kind == "bpe" else (UNKNOWN_TOKEN,)
         return tuple(dict.fromkeys((END_TOKEN, PAD_TOKEN, *unknown, *self.special_tokens)))
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The characters that WordPiece and Unigram know, and those that also stand inside a word; sorted."""
+
+    all: Sequence[str] = ()
+    inner: Sequence[str] = ()
 
 
 def untrained(settings: TokenizerSettings) -> Tokenizer:
@@ -73,25 +85,25 @@ def untrained(settings: TokenizerSettings) -> Tokenizer:
     return tokenizer
 
 
-def trainer(settings: TokenizerSettings) -> trainers.Trainer:
-    """The library's trainer for a kind."""
+def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer:
+    """The library's trainer for a kind; WordPiece's and Unigram's texts hold no character outside the alphabet."""
     special_tokens = list(settings.all_special_tokens)
     size, frequency = settings.vocab_size, settings.min_frequency
     if settings.kind == "bpe":
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         return trainers.BpeTrainer(
             vocab_size=size,
             min_frequency=frequency,
             special_tokens=special_tokens,
-            initial_alphabet=alphabet,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
     if settings.kind == "wordpiece":
+        # Left to itself the trainer numbers the ## letters in the order of a hash table, which differs every time.
         return trainers.WordPieceTrainer(
             vocab_size=size,
             min_frequency=frequency,
-            special_tokens=special_tokens,
-            limit_alphabet=max(1, (size - len(special_tokens)) * 3 // 4),
+            special_tokens=special_tokens + [f"##{letter}" for letter in alphabet.inner],
+            initial_alphabet=list(alphabet.all),
             continuing_subword_prefix="##",
             show_progress=False,
         )
@@ -104,6 +116,23 @@ def trainer(settings: TokenizerSettings) -> trainers.Trainer:
     )
 
 
+def finished(trained: Tokenizer, settings: TokenizerSettings) -> Tokenizer:
+    """What the trainer left, with the special tokens that were asked for and scores that survive being written."""
+    if settings.kind not in ("wordpiece", "unigram"):
+        return trained
+    tokenizer = untrained(settings)
+    if settings.kind == "wordpiece":
+        vocab = trained.get_vocab(with_added_tokens=True)
+        tokenizer.model = models.WordPiece(vocab, unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=LONGEST_WORD)
+    else:
+        pieces = json.loads(trained.to_str())["model"]["vocab"]
+        scores = [(str(piece), round(float(score), 6)) for piece, score in pieces]
+        unknown = [piece for piece, _ in scores].index(UNKNOWN_TOKEN)
+        tokenizer.model = models.Unigram(scores, unk_id=unknown, byte_fallback=False)
+    tokenizer.add_special_tokens(list(settings.all_special_tokens))
+    return tokenizer
+
+
 def smallest_vocabulary(settings: TokenizerSettings) -> int:
     """The least ``vocab_size`` that these settings can honour."""
     return len(settings.all_special_tokens) + (BYTE_ALPHABET_SIZE if settings.kind == "bpe" else 1)
@@ -113,7 +142,7 @@ def _model(kind: TokenizerKind) -> models.Model:
     if kind == "bpe":
         return models.BPE()
     if kind == "wordpiece":
-        return models.WordPiece(unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=100)
+        return models.WordPiece(unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=LONGEST_WORD)
     if kind == "unigram":
         return models.Unigram()
     return models.WordLevel(unk_token=UNKNOWN_TOKEN)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer
 
 from wenlu.core.errors import TokenizerError
 from wenlu.core.log import notice, progress
-from wenlu.tokenization.kinds import TokenizerSettings, smallest_vocabulary, trainer, untrained
+from wenlu.tokenization.kinds import (
+    Alphabet,
+    TokenizerSettings,
+    finished,
+    smallest_vocabulary,
+    trainer,
+    untrained,
+)
+from wenlu.tokenization.special import written_specials
 from wenlu.tokenization.surrogates import utf8_bytes
 
 LONGEST_RUN = 256
@@ -42,9 +51,22 @@ def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
         raise TokenizerError("tokenization.no_text")
     if sample.kept_bytes < sample.seen_bytes:
         notice("tokenization.thinned", kept=sample.kept_bytes, seen=sample.seen_bytes)
-    tokenizer = untrained(settings)
-    library_trainer = trainer(settings)
-    tokenizer.train_from_iterator(sample.pieces(), library_trainer)
+    notice(
+        "tokenization.learning", kind=settings.kind, vocab_size=settings.vocab_size, megabytes=sample.kept_bytes / 1e6
+    )
+    tokenizer, pipeline = untrained(settings), untrained(settings)  # the one that trains is locked meanwhile
+    alphabet = choose_alphabet(sample, pipeline, settings)
+    try:
+        tokenizer.train_from_iterator(_fed(sample, pipeline, alphabet), trainer(settings, alphabet))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(
+            "tokenization.training_failed", kind=settings.kind, vocab_size=settings.vocab_size, reason=str(error)
+        ) from error
+    tokenizer = finished(tokenizer, settings)
+    if tokenizer.get_vocab_size() < settings.vocab_size:
+        notice("tokenization.fewer", found=tokenizer.get_vocab_size(), asked=settings.vocab_size)
+    if written := written_specials(tokenizer):
+        raise TokenizerError("tokenization.special_is_text", token=written[0])
     return tokenizer
 
 
@@ -68,10 +90,9 @@ class Sample:
             self._keep(chunk, data)
         return self.seen_bytes - before
 
-    def pieces(self) -> Iterator[str]:
-        """The kept texts, in their order, with runs without a break cut to ``LONGEST_RUN`` characters."""
-        for _, _, chunk in self._chunks:
-            yield from cut_long_runs(chunk)
+    def chunks(self) -> Iterator[str]:
+        """The kept texts, in their order."""
+        return (chunk for _, _, chunk in self._chunks)
 
     def _keep(self, chunk: str, data: bytes) -> None:
         draw = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
@@ -93,3 +114,51 @@ def cut_long_runs(text: str) -> Iterator[str]:
         start = match.end()
     if start < len(text):
         yield text[start:]
+
+
+def choose_alphabet(sample: Sample, tokenizer: Tokenizer, settings: TokenizerSettings) -> Alphabet:
+    """The characters that WordPiece and Unigram learn, the most frequent first until the text is covered.
+
+    They take at most three quarters of the vocabulary. The other kinds need no alphabet.
+    """
+    if settings.kind not in ("wordpiece", "unigram"):
+        return Alphabet()
+    counts: Counter[str] = Counter()
+    for text in sample.chunks():
+        counts.update(_normalized(text, tokenizer))
+    inner = _inner_letters(sample, tokenizer, counts) if settings.kind == "wordpiece" else set()
+    room = (settings.vocab_size - len(settings.all_special_tokens)) * 3 // 4
+    enough = CHARACTER_COVERAGE * counts.total()
+    chosen: list[str] = []
+    covered = 0
+    for character, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        room -= 1 + (character in inner)
+        if covered >= enough or room < 0:
+            break
+        chosen.append(character)
+        covered += count
+    return Alphabet(sorted(chosen), sorted(inner.intersection(chosen)))
+
+
+def _inner_letters(sample: Sample, tokenizer: Tokenizer, known: Iterable[str]) -> set[str]:
+    """Characters that occur behind another one in the same word."""
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    breaks = "".join(re.escape(c) for c in known if len(split(f"a{c}a")) != 1)
+    behind = re.compile(rf"(?<=[^\s{breaks}])[^\s{breaks}]")
+    return {letter for text in sample.chunks() for letter in behind.findall(_normalized(text, tokenizer))}
+
+
+def _fed(sample: Sample, tokenizer: Tokenizer, alphabet: Alphabet) -> Iterator[str]:
+    """What the library trains on: no overlong runs, and for some kinds no character outside the alphabet."""
+    if not alphabet.all:
+        for text in sample.chunks():
+            yield from cut_long_runs(text)
+        return
+    unknown = re.compile(f"[^{''.join(map(re.escape, alphabet.all))}]")
+    for text in sample.chunks():
+        for part in unknown.split(_normalized(text, tokenizer)):
+            yield from cut_long_runs(part)
+
+
+def _normalized(text: str, tokenizer: Tokenizer) -> str:
+    return text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
