@@ -233,5 +233,6 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 def test_output_that_the_terminal_cannot_show_is_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "WENLU_LANG": "zh"}
-    done = subprocess.run([sys.executable, "-m", "wenlu", "--help"], capture_output=True, env=environment, check=True)
-    assert b"\\u7528" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "wenlu", "trian"], capture_output=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(rb"\u9519\u8bef: ")

@@ -1,0 +1,59 @@
+"""House rules that can be read off the sources: sizes, names, folders."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src" / "wenlu").rglob("*.py"))
+LIMIT_LINES = 450
+LIMIT_ALL_LINES = 20_000
+VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+
+
+def test_files_are_short() -> None:
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    long = {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > LIMIT_LINES}
+    assert not long
+    assert sum(sizes.values()) < LIMIT_ALL_LINES
+
+
+def test_no_vague_names() -> None:
+    assert not [path for path in SOURCES if path.stem in VAGUE or path.parent.name in VAGUE]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_every_module_is_documented_and_speaks_through_log_or_output(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or not tree.body, "a module begins with a docstring"
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    allowed = "cli" in path.parts or "serving" in path.parts
+    assert allowed or not calls & {"print", "sys.exit", "exit"}, "only cli and serving print or exit"
+
+
+def test_every_text_file_is_opened_as_utf_8() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr in ("read_text", "write_text") and ast.unparse(node.func.value) != "formatter":
+                keywords = {keyword.arg for keyword in node.keywords}
+                positional = 1 if node.func.attr == "read_text" else 2
+                named = "encoding" in keywords or len(node.args) >= positional
+                assert named, f"{path.relative_to(ROOT)}:{node.lineno} does not name the encoding"
+
+
+def test_committed_files_name_no_private_place() -> None:
+    words = ("/work" + "/", ".." + "/shared", "/opt/" + "pypi", "/opt/" + "wheels")
+    folders = ("src", "tests", "docs", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".git")]
+    for path in files:
+        if path.suffix in (".pyc", ".gz", ".parquet", ".safetensors", ".png"):
+            continue
+        text = path.read_bytes().decode("utf-8", "replace")
+        found = [word for word in words if word in text]
+        assert not found, f"{path.relative_to(ROOT)} names {found}"
