@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wenlu.core.log import progress
+from wenlu.evaluation.documents import TokenizedDocument
+from wenlu.evaluation.scoring import Windows, token_log_probs
+from wenlu.metrics.language_model import bits_per_byte
+from wenlu.models.config import LanguageModel
+
 MAX_ROUNDS = 1000
 TOLERANCE = 1e-6
 
@@ -25,6 +31,40 @@ class FittedWeights:
     loss: float
     tokens: int
     rounds: int
+
+
+@dataclass(frozen=True)
+class MixedText:
+    """What the weights were fitted on."""
+
+    fitted: FittedWeights
+    documents: int
+    num_bytes: float
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Bits per byte of a model with this mean loss on the same tokens."""
+        return bits_per_byte(loss * self.fitted.tokens, self.num_bytes)
+
+
+def fit_mixture(
+    models: Sequence[LanguageModel],
+    documents: Sequence[TokenizedDocument],
+    *,
+    names: Sequence[str],
+    end_id: int,
+    windows: Windows,
+) -> MixedText:
+    """Score the documents under each model, by the window rule of evaluations; fit the weights on all their tokens."""
+    log_probs = []
+    for model, name in zip(models, names, strict=True):
+        scored = []
+        with progress("mixture.scoring", total=len(documents), unit="documents", model=name) as bar:
+            for values in token_log_probs(model, documents, end_id=end_id, windows=windows):
+                scored.append(values.astype(np.float32))
+                bar.advance()
+        log_probs.append(np.concatenate(scored))
+    num_bytes = sum(document.num_bytes for document in documents)
+    return MixedText(fit_weights(log_probs), len(documents), num_bytes)
 
 
 def fit_weights(log_probs: Sequence[NDArray[np.float32]]) -> FittedWeights:
