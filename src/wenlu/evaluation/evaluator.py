@@ -83,7 +83,7 @@ class Evaluation:
         return {name: [getattr(score, name) for score in self.scores] for name in names}
 
 
-def definition(windows: Windows, *, limit: str = "all") -> str:
+def definition(windows: Windows, *, choice: str = "all") -> str:
     """What the numbers mean, in one line that stands beside them; runs are comparable where these lines are equal."""
     parts = (
         "bits-per-byte",
@@ -93,7 +93,7 @@ def definition(windows: Windows, *, limit: str = "all") -> str:
         "end-token:scored",
         "bytes:original-utf8",
         "lossy:8-bits-a-byte",
-        f"documents:{limit}",
+        f"documents:{choice}",
         significance.signature(),
         f"wenlu:{wenlu.__version__}",
     )
@@ -131,8 +131,11 @@ def evaluate_documents(
     windows: Windows,
     max_tokens: int = 0,
     total_tokens: int | None = None,
+    choice: str = "all",
 ) -> Evaluation:
-    """Score documents, all of them or (``max_tokens`` above 0) a sample; ``total_tokens`` is their number where known.
+    """Score documents, all of them or (``max_tokens`` above 0) a sample.
+
+    ``total_tokens`` is their number where known; ``choice`` says in the definition which documents the caller chose.
 
     Raises:
         DataError: ``evaluation.no_documents``.
@@ -154,8 +157,8 @@ def evaluate_documents(
         language: summarize([score for score in scores if score.language == language])
         for language in sorted({score.language for score in scores})
     }
-    limit = f"sample-of-{max_tokens}-tokens" if max_tokens else "all"
-    return Evaluation(tuple(scores), summarize(scores), by_language, definition(windows, limit=limit))
+    choice = f"sample-of-{max_tokens}-tokens" if max_tokens else choice
+    return Evaluation(tuple(scores), summarize(scores), by_language, definition(windows, choice=choice))
 
 
 def evaluate_split(

@@ -1,0 +1,96 @@
+"""``wenlu evaluate [MODEL]``: loss, perplexity and bits per byte on a token store or on text files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.core.errors import RequestError
+from wenlu.core.messages import text
+
+if TYPE_CHECKING:
+    from wenlu.evaluation.contestants import Contestant
+    from wenlu.evaluation.corpus import Corpus
+    from wenlu.evaluation.evaluator import Evaluation
+
+
+@output.command("evaluate")
+@argument("evaluate", "model", required=False)
+@option("evaluate", "--data", multiple=True, metavar="PATH")
+@option("evaluate", "--split", type=click.Choice(["train", "validation", "test"]))
+@option("evaluate", "--limit", type=int, metavar="TOKENS")
+@option("evaluate", "--context", type=int)
+@option("evaluate", "--stride", type=int)
+@option("evaluate", "--html", metavar="FILE")
+@output.run
+def command(
+    model: str | None,
+    data: tuple[str, ...],
+    split: str | None,
+    limit: int | None,
+    context: int | None,
+    stride: int | None,
+    html: str | None,
+) -> None:
+    """Load, score, print, write the report into the run."""
+    from wenlu.core.log import notice
+    from wenlu.core.runs import write_file_atomically
+    from wenlu.evaluation.contestants import open_contestant
+    from wenlu.evaluation.evaluator import evaluate_documents
+    from wenlu.evaluation.record import evaluation_page, report_path, write_report
+    from wenlu.evaluation.reports import render
+
+    contestant = open_contestant(model)
+    corpus = _corpus(contestant, data, split)
+    tokenizer = contestant.bundle.tokenizer
+    evaluation = evaluate_documents(
+        contestant.model,
+        corpus.documents(tokenizer),
+        end_id=tokenizer.end_id,
+        windows=contestant.windows(context=context, stride=stride),
+        max_tokens=_limit(limit),
+        total_tokens=corpus.num_tokens(tokenizer),
+    )
+    path = report_path(contestant, corpus, evaluation)
+    record = {"model": contestant.as_record(), "data": corpus.record(), **evaluation.as_record()}
+    _show({**record, "report": None if path is None else str(path)}, contestant.name, evaluation)
+    if path is not None:
+        write_report(path, record, evaluation)
+        notice("evaluation.report_written", path=path)
+    if html is not None:
+        write_file_atomically(Path(html), render(evaluation_page(contestant, corpus, evaluation)))
+        notice("evaluation.report_written", path=html)
+
+
+def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) -> Corpus:
+    """The given data, or the store that the model's run was trained on."""
+    from wenlu.core.log import notice
+    from wenlu.evaluation.contestants import store_of
+    from wenlu.evaluation.corpus import open_corpus
+
+    if data:
+        return open_corpus(data, split=split)
+    store = store_of(contestant.run) if contestant.run is not None else None
+    if store is None:
+        raise RequestError("evaluation.data_missing", model=contestant.bundle.path)
+    notice("evaluation.own_store", path=store)
+    return open_corpus([store], split=split)
+
+
+def _limit(limit: int | None) -> int:
+    if limit is not None and limit < 1:
+        raise RequestError("evaluation.limit", found=limit)
+    return limit or 0
+
+
+def _show(record: dict[str, object], name: str, evaluation: Evaluation) -> None:
+    from wenlu.evaluation.record import charged_note, summary_columns, summary_rows
+
+    title = text("evaluation.evaluation_title", model=name)
+    lines = [text("evaluation.definition", definition=evaluation.definition), charged_note(evaluation)]
+    table = output.table(summary_columns(), summary_rows(evaluation), title=title)
+    output.result(record, text="\n".join(filter(None, lines)), table=table)

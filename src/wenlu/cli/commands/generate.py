@@ -1,0 +1,132 @@
+"""``wenlu generate PROMPT``: continue a text, on the terminal as it comes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.cli.standard_input import text_argument
+
+if TYPE_CHECKING:
+    from wenlu.bundle import Bundle
+    from wenlu.generation.settings import GenerationSettings
+    from wenlu.generation.text import Completion, Prompt
+
+
+@output.command("generate")
+@argument("generate", "prompt")
+@option("generate", "--model", metavar="MODEL")
+@option("generate", "--max-new-tokens", type=int)
+@option("generate", "--max-length", type=int)
+@option("generate", "--min-new-tokens", type=int)
+@option("generate", "--greedy", is_flag=True)
+@option("generate", "--temperature", type=float)
+@option("generate", "--top-k", type=int)
+@option("generate", "--top-p", type=float)
+@option("generate", "--min-p", type=float)
+@option("generate", "--repetition-penalty", type=float)
+@option("generate", "--presence-penalty", type=float)
+@option("generate", "--frequency-penalty", type=float)
+@option("generate", "--num-sequences", type=int)
+@option("generate", "--stop", multiple=True, metavar="TEXT")
+@option("generate", "--seed", type=int)
+@option("generate", "--overlong", type=click.Choice(["error", "cut"]))
+@option("generate", "--no-echo", is_flag=True)
+@output.run
+def command(
+    prompt: str,
+    model: str | None,
+    greedy: bool,
+    stop: tuple[str, ...],
+    no_echo: bool,
+    json_output: bool,
+    **given: object,
+) -> None:
+    """Load, continue, print."""
+    from wenlu.bundle import load_bundle
+    from wenlu.evaluation.contestants import language_model
+    from wenlu.generation.text import prepare
+
+    content = text_argument(prompt)
+    bundle = load_bundle(model)
+    settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
+    request = prepare(bundle.tokenizer, content, settings, max_positions=language_model(bundle).max_positions)
+    started = time.perf_counter()
+    completions = _continue(bundle, request, settings, echo=not no_echo, quiet=json_output)
+    _finish(bundle, request, settings, completions, seconds=time.perf_counter() - started, json_output=json_output)
+
+
+def _continue(
+    bundle: Bundle, request: Prompt, settings: GenerationSettings, *, echo: bool, quiet: bool
+) -> list[Completion]:
+    """Generate; one sequence is printed as it comes, several when all are there."""
+    from wenlu.core.messages import text
+    from wenlu.evaluation.contestants import language_model
+    from wenlu.generation.text import complete, stream_text
+
+    prompt = request.text if echo else ""
+    if quiet:
+        return complete(language_model(bundle), bundle.tokenizer, request, settings)
+    if settings.num_sequences == 1:
+        output.stream(prompt)
+        finished: list[Completion] = []
+        for piece in stream_text(language_model(bundle), bundle.tokenizer, request, settings):
+            output.stream(piece.text)
+            if piece.completion is not None:
+                finished.append(piece.completion)
+        output.stream("\n")
+        return finished
+    completions = complete(language_model(bundle), bundle.tokenizer, request, settings)
+    for number, completion in enumerate(completions, start=1):
+        reason = text(f"generation.reason_{completion.finish_reason}")
+        heading = text("generation.sequence", number=number, total=len(completions), reason=reason)
+        output.stream(f"── {heading} ──\n{prompt}{completion.text}\n")
+    return completions
+
+
+def _finish(
+    bundle: Bundle,
+    request: Prompt,
+    settings: GenerationSettings,
+    completions: list[Completion],
+    *,
+    seconds: float,
+    json_output: bool,
+) -> None:
+    """The record with ``--json``, else a line on standard error: how many tokens, how fast, why it ended."""
+    from wenlu.core.log import notice
+    from wenlu.core.messages import text
+
+    tokens = sum(len(completion.ids) for completion in completions)
+    if json_output:
+        output.result(
+            {
+                "model": str(bundle.path),
+                "prompt": request.text,
+                "prompt_tokens": len(request.ids),
+                "dropped_prompt_tokens": request.dropped_tokens,
+                "unknown_characters": request.unknown_characters,
+                "settings": settings.as_record(),
+                "seconds": seconds,
+                "sequences": [
+                    {
+                        "text": completion.text,
+                        "finish_reason": completion.finish_reason,
+                        "stop": completion.stop,
+                        "tokens": completion.ids,
+                        "log_probs": completion.log_probs,
+                    }
+                    for completion in completions
+                ],
+            }
+        )
+        return
+    reasons = {
+        completion.finish_reason: text(f"generation.reason_{completion.finish_reason}") for completion in completions
+    }
+    reason = ", ".join(reasons.values())
+    notice("generation.finished", tokens=tokens, seconds=seconds, rate=tokens / max(seconds, 1e-9), reason=reason)

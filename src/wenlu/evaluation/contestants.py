@@ -1,0 +1,124 @@
+"""A model together with the run that made it: its name, its costs, and the window rule it was trained with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from wenlu.bundle import Bundle, load_bundle
+from wenlu.core.runs import Run, is_run
+from wenlu.evaluation.evaluator import DEFAULT_CONTEXT
+from wenlu.evaluation.scoring import Windows
+from wenlu.models.config import LanguageModel
+from wenlu.training.run import read_settings
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A loaded model. ``run`` is None for a directory outside any run; costs are None where nobody wrote them down."""
+
+    name: str
+    bundle: Bundle
+    run: Run | None
+    context: int
+    stride: int
+    parameters: int
+    seconds: float | None
+    trained_tokens: int | None
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model with the calls of every language model."""
+        return language_model(self.bundle)
+
+    def windows(self, *, context: int | None = None, stride: int | None = None) -> Windows:
+        """The window rule of its run, with what the user gave; a context alone is stepped through by halves.
+
+        Raises:
+            SettingsError: ``evaluation.window``.
+        """
+        if context is None:
+            return Windows(self.context, self.stride if stride is None else stride)
+        return Windows(context, max(1, context // 2) if stride is None else stride)
+
+    def as_record(self) -> dict[str, object]:
+        """Name, path, tokenizer and costs for JSON."""
+        return {
+            "name": self.name,
+            "path": str(self.bundle.path),
+            "tokenizer": self.bundle.tokenizer.fingerprint,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+            "trained_tokens": self.trained_tokens,
+        }
+
+
+def open_contestant(where: str | None) -> Contestant:
+    """Load what a user calls ``DIR | RUN | NAME``; None is the newest finished run.
+
+    Its context is that of its run's evaluations, so that a number can be compared with the run's log; outside a run,
+    ``DEFAULT_CONTEXT`` or what the model can read.
+
+    Raises:
+        CheckpointError: the model is missing or damaged.
+    """
+    bundle = load_bundle(where)
+    model = language_model(bundle)
+    run = run_of(bundle.path)
+    context = stride = 0
+    if run is not None and run.settings_path.is_file():
+        settings = read_settings(run).value
+        context = settings.evaluate.context or settings.train.sequence_length
+        stride = settings.evaluate.stride
+    context = min(context or DEFAULT_CONTEXT, model.max_positions or context or DEFAULT_CONTEXT)
+    status: Mapping[str, object] = run.status() if run is not None else {}
+    seconds = status.get("seconds")
+    return Contestant(
+        name=(run.path if run is not None else bundle.path).resolve().name,
+        bundle=bundle,
+        run=run,
+        context=context,
+        stride=min(stride or max(1, context // 2), context),
+        parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        trained_tokens=_trained_tokens(run),
+    )
+
+
+def language_model(bundle: Bundle) -> LanguageModel:
+    """The model of a bundle with the calls of every language model."""
+    return cast(LanguageModel, bundle.model)
+
+
+def run_of(model_path: Path) -> Run | None:
+    """The run that a model directory lies in: as its final model, or as one of its checkpoints."""
+    resolved = model_path.resolve()
+    for parent in (resolved.parent, resolved.parent.parent):
+        if is_run(parent):
+            return Run(parent)
+    return None
+
+
+def store_of(run: Run) -> str | None:
+    """The token store that a run was trained on, as its ``data.json`` says."""
+    try:
+        record = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    store = record.get("store") if isinstance(record, dict) else None
+    return store if isinstance(store, str) else None
+
+
+def _trained_tokens(run: Run | None) -> int | None:
+    """Tokens read in all steps of the log; a model that is fitted by counting read its training split once."""
+    if run is None:
+        return None
+    total = 0
+    for record in run.read_log():
+        tokens = record.get("tokens")
+        if record.get("event") == "step" and isinstance(tokens, int):
+            total += tokens
+    return total or None
