@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wenlu.data.packing import IGNORE_INDEX, PADDING_DOCUMENT, PackedWindows, StreamWindows, Window
 from wenlu.data.store import TokenStore
 
@@ -90,7 +91,9 @@ def test_stream_windows(lengths: list[int], length: int, tracks: int, seed: int)
         block = windows.window(number)
         assert block.labels.shape == (tracks, length)
         for track in range(tracks):
-            row = Window(block.input_ids[track], block.labels[track], block.position_ids[track], block.document_ids[track])
+            row = Window(
+                block.input_ids[track], block.labels[track], block.position_ids[track], block.document_ids[track]
+            )
             found.update(targets_of(row, lengths, places))
             if row.labels[0] == IGNORE_INDEX:
                 continue

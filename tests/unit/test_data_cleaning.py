@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wenlu.core.errors import SettingsError
 from wenlu.data.cleaning import clean
 from wenlu.data.deduplication import DigestSet, text_digest
@@ -24,13 +25,19 @@ def cleaned(text: str, **settings: object) -> tuple[str, Report]:
 
 
 def test_each_change_is_counted() -> None:
-    text, report = cleaned("\n\n  一\u3000 \r\nb\x07\x9fc\t\rd\x0c\n\n")
+    text, report = cleaned("\n\n  一\u3000 \r\nb\x07\x7fc\t\rd\x0c\n\n")
     assert text == "  一\nbc\nd"
     assert report.changed == {
         "line_ends": Tally(1, 2),
         "control_characters": Tally(1, 3),
         "white_space": Tally(1, 7),
     }
+
+
+def test_letters_of_a_misread_text_are_kept_and_pointed_out() -> None:
+    text, report = cleaned("Och jorden var \x94de")
+    assert text == "Och jorden var \x94de" and not report.changed
+    assert report.suspicious == {"misread": Tally(1, 1)}
 
 
 def test_clean_text_is_not_touched() -> None:
@@ -149,5 +156,3 @@ def test_many_documents_stay_whole_and_no_split_is_empty(tmp_path: Path) -> None
     assert rule == "hash"
     assert len(list(made.texts("validation"))) == 1  # nobody was hashed into it: the smallest hash goes there
     assert sorted([*made.texts("train"), *made.texts("validation")]) == sorted(files[0])
-
-

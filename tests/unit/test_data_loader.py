@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
+
 from wenlu.core.errors import DataError
 from wenlu.core.reproducibility import derive_seed
 from wenlu.data.loader import Layout, Loader

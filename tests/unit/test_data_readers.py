@@ -5,11 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
+import threading
+import tracemalloc
 import zlib
 from pathlib import Path
 
 import pytest
 import zstandard
+
+from skips import needs_posix
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.data.documents import DataSettings, Document, Report, read_documents
 
@@ -40,7 +45,9 @@ def test_byte_order_marks_are_understood(tmp_path: Path, mark: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gb18030", "big5", "shift_jis", "utf-16-le", "utf-16-be", "latin-1"])
 def test_an_encoding_that_was_asked_for(tmp_path: Path, encoding: str) -> None:
-    text = {"big5": TRADITIONAL, "shift_jis": "日本語のテキスト。\n春はあけぼの。", "latin-1": FRENCH}.get(encoding, CHINESE)
+    text = {"big5": TRADITIONAL, "shift_jis": "日本語のテキスト。\n春はあけぼの。", "latin-1": FRENCH}.get(
+        encoding, CHINESE
+    )
     assert texts(write(tmp_path, "a.txt", text.encode(encoding)), encoding=encoding) == [text.rstrip()]
 
 
@@ -111,6 +118,30 @@ def test_unusual_but_valid_texts_survive(tmp_path: Path) -> None:
     assert texts(write(tmp_path, "a.txt", text)) == [text]
 
 
+def test_a_long_line_is_read_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("the quick brown fox " * 1_000_000, encoding="utf-8")
+    tracemalloc.start()
+    try:
+        sizes = [len(document.text) for document in read_documents(DataSettings(paths=(str(path),)), Report())]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(sizes) == 20 and peak < 8e6  # of a file of 20 MB
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    needs_posix()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("one\ntwo\n", encoding="utf-8"))
+    writer.start()
+    try:
+        assert texts(pipe, document="line") == ["one", "two"]
+    finally:
+        writer.join()
+
+
 def test_empty_files_and_single_characters(tmp_path: Path) -> None:
     report = Report()
     assert read(write(tmp_path, "a.txt", b""), report) == []
@@ -163,7 +194,10 @@ def test_long_documents_are_cut_at_line_ends_and_counted(tmp_path: Path) -> None
 def test_a_line_longer_than_a_document_loses_nothing(tmp_path: Path, mode: str) -> None:
     text = "字" * 1000 + "\n" + "b" * 250
     report = Report()
-    found = [document.text for document in read(write(tmp_path, "a.txt", text), report, maximum_characters=100, document=mode)]
+    found = [
+        document.text
+        for document in read(write(tmp_path, "a.txt", text), report, maximum_characters=100, document=mode)
+    ]
     assert "".join(found) == text.replace("\n", "")
     assert report.cut_documents == (2 if mode == "line" else 1)
     assert max(map(len, found)) <= 100
@@ -190,7 +224,7 @@ def test_mistakes_in_json_lines_name_their_line(tmp_path: Path, content: str, id
 
 
 def test_a_missing_field_shows_the_fields_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="(?s)no field 'text'.*fields: content, title"):
+    with pytest.raises(DataError, match=r"(?s)no field 'text'.*fields: content, title"):
         read(write(tmp_path, "a.jsonl", '{"content": "b", "title": "c"}\n'))
 
 
@@ -291,7 +325,12 @@ def test_the_order_of_files_does_not_depend_on_how_they_are_given(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "id"),
-    [("missing.txt", "data.missing_file"), ("*.txt", "data.no_match"), ("a.docx", "data.unknown_format"), ("", "data.nothing_readable")],
+    [
+        ("missing.txt", "data.missing_file"),
+        ("*.txt", "data.no_match"),
+        ("a.docx", "data.unknown_format"),
+        ("", "data.nothing_readable"),
+    ],
 )
 def test_paths_that_lead_nowhere(tmp_path: Path, name: str, id: str) -> None:
     write(tmp_path, "a.docx", "x")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from wenlu.core.errors import CheckpointError, DataError, SettingsError
 from wenlu.data.store import SPLITS
 from wenlu.data.tokens import DataSettings, Store, build_store, prepared_store
@@ -176,6 +179,14 @@ def test_an_empty_corpus_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)no document is left.*1 files, 1 documents read, 1 dropped"):
         build_store(tmp_path / "out" / "store", DataSettings(paths=(str(tmp_path / "a.txt"),)))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(corpus: Path, tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for kind in ("spool.tmp", "tmp"):
+        (tmp_path / f".store.{kind}-{int(process.stdout)}").mkdir()
+    build_store(tmp_path / "store", DataSettings(paths=(str(corpus / "0.jsonl"),)), tokenizer_settings=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_an_existing_store_is_not_overwritten(store: Store) -> None:

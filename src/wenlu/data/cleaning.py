@@ -8,8 +8,10 @@ import unicodedata
 from wenlu.data.report import Report
 from wenlu.data.settings import DataSettings
 
-# C0 and C1 without tab, line feed and carriage return; joiners and direction marks are text, not controls
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# C0 without tab, line feed and carriage return; joiners and direction marks are text, not controls
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# C1: nearly always letters of a text that was once decoded wrongly; removing them would cut holes into words
+_MISREAD = re.compile("[\x80-\x9f]")
 _SPACE_BEFORE_LINE_END = re.compile(r"[^\S\n]\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
@@ -42,6 +44,9 @@ def _clean_lines(text: str, report: Report) -> str:
         before = text.count("\r")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         report.change("line_ends", before)
+    misread = len(_MISREAD.findall(text))
+    if misread:
+        report.suspect("misread", misread)
     text, removed = _CONTROL.subn("", text)
     if removed:
         report.change("control_characters", removed)

@@ -78,8 +78,8 @@ def _document(record: Record, source: SourceFile, settings: DataSettings, report
     report.documents += record.part == 0
     report.characters += len(text)
     report.bytes += size
-    cleaned = clean(text, settings=settings, report=report)
-    if not cleaned or cleaned.isspace():
+    cleaned = "" if not text or text.isspace() else clean(text, settings=settings, report=report)
+    if not cleaned:
         report.drop("empty", len(text))
         return None
     if len(cleaned) < settings.minimum_characters:

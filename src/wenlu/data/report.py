@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from wenlu.core.log import Notice, notice
+from wenlu.core.log import Notice, notice, warn
 
 DropReason = Literal["empty", "null", "too_short", "duplicate", "held_out_elsewhere"]
 ChangeReason = Literal["line_ends", "control_characters", "white_space", "nfc", "bad_bytes", "surrogates"]
+SuspectReason = Literal["misread"]
 SkipReason = Literal["unknown_format", "about_the_corpus", "given_twice"]
 
-REASONS: dict[DropReason | ChangeReason | SkipReason, str] = {
+REASONS: dict[DropReason | ChangeReason | SuspectReason | SkipReason, str] = {
     "empty": "data.reason_empty",
     "null": "data.reason_null",
     "too_short": "data.reason_too_short",
@@ -23,6 +24,7 @@ REASONS: dict[DropReason | ChangeReason | SkipReason, str] = {
     "nfc": "data.reason_nfc",
     "bad_bytes": "data.reason_bad_bytes",
     "surrogates": "data.reason_surrogates",
+    "misread": "data.reason_misread",
     "unknown_format": "data.reason_unknown_format",
     "about_the_corpus": "data.reason_about_the_corpus",
     "given_twice": "data.reason_given_twice",
@@ -75,6 +77,7 @@ class Report:
     kept: Tally = field(default_factory=Tally)
     dropped: dict[DropReason, Tally] = field(default_factory=dict)
     changed: dict[ChangeReason, Tally] = field(default_factory=dict)
+    suspicious: dict[SuspectReason, Tally] = field(default_factory=dict)
     cut_documents: int = 0
     cut_parts: int = 0
     files: list[FileAccount] = field(default_factory=list)
@@ -87,6 +90,10 @@ class Report:
     def change(self, reason: ChangeReason, characters: int) -> None:
         """Count a document of which this many characters were removed or replaced."""
         self.changed.setdefault(reason, Tally()).add(characters)
+
+    def suspect(self, reason: SuspectReason, characters: int) -> None:
+        """Count a document that is kept as it is although something in it looks wrong."""
+        self.suspicious.setdefault(reason, Tally()).add(characters)
 
     def skip(self, reason: SkipReason, path: str) -> None:
         """Count a file that is not read."""
@@ -102,6 +109,7 @@ class Report:
             "kept": asdict(self.kept),
             "dropped": {reason: asdict(tally) for reason, tally in sorted(self.dropped.items())},
             "changed": {reason: asdict(tally) for reason, tally in sorted(self.changed.items())},
+            "suspicious": {reason: asdict(tally) for reason, tally in sorted(self.suspicious.items())},
             "cut": {"too_long": {"documents": self.cut_documents, "parts": self.cut_parts}},
             "skipped_files": {reason: asdict(account) for reason, account in sorted(self.skipped.items())},
             "files": [asdict(account) for account in self.files],
@@ -120,5 +128,7 @@ class Report:
             notice("data.dropped", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[why]))
         for what, tally in sorted(self.changed.items()):
             notice("data.changed", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[what]))
+        for doubt, tally in sorted(self.suspicious.items()):
+            warn("data.suspicious", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[doubt]))
         if self.cut_documents:
             notice("data.cut", count=self.cut_documents, parts=self.cut_parts)

@@ -5,7 +5,7 @@
       train.bin                     token ids of all documents one after another, little-endian uint16 or uint32
       train.index.safetensors       bounds, original_bytes, characters, languages, lossless: one value a document
       validation.bin  ...  test.bin  ...
-      store.json                    format, data type, end token, names of the language codes, digests of splits and tokenizer
+      store.json                    format, data type, end token, language names, digests of splits and tokenizer
       data.json                     where it came from: what was read, dropped, cut, replaced, and why
       MANIFEST.json                 SHA-256 and size of every file
 

@@ -31,7 +31,7 @@ from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
 from wenlu.data.documents import Document, read_documents
 from wenlu.data.files import find_files
-from wenlu.data.report import Report
+from wenlu.data.report import EXAMPLES_KEPT, Report
 from wenlu.data.settings import DataSettings
 from wenlu.data.spool import Spool
 from wenlu.data.store import FORMAT, SPLITS, Int64Array, Split, Store, TokenArray, TokenStore, token_dtype
@@ -310,9 +310,9 @@ def _check_settings(
         for key, value in changed(settings, "data", [f"{split}_fraction"]).items() if paths else ():
             raise unused_setting(key, value, because=Notice("data.because_paths", {"split": split}))
     sources = find_files(settings.paths, Report())
-    for source in sources if len(sources) > 1 else ():
-        if source.path.name.lower().startswith(_HELD_OUT_NAMES):
-            warn("data.looks_held_out", path=source)
+    held_out = [str(source) for source in sources if source.path.name.lower().startswith(_HELD_OUT_NAMES)]
+    if held_out and len(held_out) < len(sources):
+        warn("data.looks_held_out", count=len(held_out), examples=", ".join(held_out[:EXAMPLES_KEPT]))
     formats = {source.format for source in sources}
     if settings.document != "auto" and not formats & set(_RUNNING_TEXT):
         raise unused_setting("data.document", settings.document, because=Notice("data.because_no_running_text"))

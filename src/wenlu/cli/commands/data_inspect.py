@@ -83,6 +83,9 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         rows.append(
             (text("data.changed_because", reason=text(REASONS[what])), amount(tally.documents, tally.characters))
         )
+    for doubt, tally in sorted(report.suspicious.items()):
+        label = text("data.suspicious_because", reason=text(REASONS[doubt]))
+        rows.append((label, amount(tally.documents, tally.characters)))
     if report.cut_documents:
         rows.append((text("data.cut_parts"), f"{report.cut_parts:,}"))
     for reason, skipped in sorted(report.skipped.items()):

@@ -90,7 +90,10 @@ def whole_lines(
 
 
 def documents(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[Record]:
-    """The documents of a plain text, divided as ``data.document`` says; over-long ones in parts at line ends."""
+    """The documents of a plain text, divided as ``data.document`` says; over-long ones in parts at line ends.
+
+    The line end behind a document's last line, or a part's, is not part of its text.
+    """
     mode = "file" if settings.document == "auto" else settings.document
     limit = settings.maximum_characters
     held: list[str] = []
@@ -101,11 +104,11 @@ def documents(source: SourceFile, settings: DataSettings, report: Report) -> Ite
         inside_line = not line.endswith(("\n", "\r"))
         if mode == "blank_line" and blank:
             if held:
-                yield Record("".join(held), start, part)
+                yield _record(held, start, part)
             held, size, part = [], 0, 0
             continue
         if held and size + len(line) > limit:
-            yield Record("".join(held), start, part)
+            yield _record(held, start, part)
             held, size, part = [], 0, part + 1
         if not held:
             start = number
@@ -113,10 +116,18 @@ def documents(source: SourceFile, settings: DataSettings, report: Report) -> Ite
         size += len(line)
         if mode == "line" and not inside_line:
             if not blank or part:
-                yield Record("".join(held), start, part)
+                yield _record(held, start, part)
             held, size, part = [], 0, 0
     if held:
-        yield Record("".join(held), start, part)
+        yield _record(held, start, part)
+
+
+def _record(held: list[str], start: int, part: int) -> Record:
+    text = "".join(held)
+    for line_end in ("\r\n", "\n", "\r"):
+        if text.endswith(line_end):
+            return Record(text[: -len(line_end)], start, part)
+    return Record(text, start, part)
 
 
 def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
