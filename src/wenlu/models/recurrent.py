@@ -34,7 +34,7 @@ class LSTMConfig:
     embedding_size: int = 50
     hidden_size: int = 256
     num_layers: int = 2
-    tie_embeddings: bool = False  # the output layer projects to the embedding size and shares the embedding
+    tie_embeddings: bool = True  # the output layer projects to the embedding size and shares the embedding
     dropout: float = 0.0  # on the embedding, between layers and before the output layer
 
     def __post_init__(self) -> None:
