@@ -80,8 +80,9 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
-        """Learn a vocabulary from texts; equal texts and settings give an equal tokenizer (Unigram: nearly).
+        """Learn a vocabulary from texts; equal texts and settings give an equal tokenizer, every time.
 
+        Unigram is the exception: the library adds up its scores in an order that changes, so that they differ a little.
         Raises TokenizerError: no text, too small a vocabulary, lone surrogates, unusable special tokens.
         """
         make_forks_safe()
@@ -173,6 +174,10 @@ class Tokenizer:
         if id in self.special_ids or self.kind == "wordpiece":
             return None
         return self._bytes(id) if self._by_byte else self._decode([id]).encode("utf-8")
+
+    def ids(self) -> list[int]:
+        """All ids of the vocabulary, in order; foreign vocabularies may leave some out."""
+        return sorted(self._tokens)
 
     def stream(self, *, keep_special: bool = False) -> StreamDecoder:
         """A new decoder for ids that come one by one."""

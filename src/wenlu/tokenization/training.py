@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from tokenizers import Tokenizer
 
 from wenlu.core.errors import TokenizerError
-from wenlu.core.log import notice, progress
+from wenlu.core.log import Notice, notice, progress
+from wenlu.core.settings import unused_setting
 from wenlu.tokenization.kinds import (
     Alphabet,
     TokenizerSettings,
@@ -26,6 +27,7 @@ LONGEST_RUN = 256
 """Letters, marks or blanks in a row that training sees in one piece; more would cost the square of their number."""
 CHUNK_CHARACTERS = 16_384
 """Texts are thinned out in chunks of about this size."""
+PROGRESS_EVERY_BYTES = 1 << 20
 CHARACTER_COVERAGE = 0.9995
 """Unigram and WordPiece learn the most frequent characters that make up this share of the text, as SentencePiece."""
 
@@ -36,17 +38,26 @@ _CHUNK = re.compile(rf"[\s\S]{{1,{CHUNK_CHARACTERS}}}(?=\s|\Z)|[\s\S]{{1,{CHUNK_
 def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
     """Train the library's tokenizer on ``texts``.
 
-    Raises TokenizerError: ``no_text``, ``vocab_too_small``, ``surrogate``, ``training_failed``.
+    Raises TokenizerError: ``no_text``, ``vocab_too_small``, ``surrogate``, ``training_failed``,
+    ``special_is_text``; SettingsError for a minimum frequency that Unigram would not read.
     """
     smallest = smallest_vocabulary(settings)
     if settings.vocab_size < smallest:
         raise TokenizerError(
             "tokenization.vocab_too_small", kind=settings.kind, found=settings.vocab_size, smallest=smallest
         )
+    if settings.kind == "unigram" and settings.min_frequency != TokenizerSettings.min_frequency:
+        reason = Notice("tokenization.nothing_reads_min_frequency")
+        raise unused_setting("tokenizer.min_frequency", settings.min_frequency, because=reason)
     sample = Sample(settings.max_training_bytes)
-    with progress("tokenization.reading", unit="bytes") as bar:
+    with progress("tokenization.reading", unit="kB") as bar:
+        shown = 0
         for number, text in enumerate(texts, start=1):
-            bar.advance(sample.add(text, where=str(number)))
+            sample.add(text, where=str(number))
+            if sample.seen_bytes - shown >= PROGRESS_EVERY_BYTES:
+                bar.advance((sample.seen_bytes - shown) / 1e3)
+                shown = sample.seen_bytes
+        bar.advance((sample.seen_bytes - shown) / 1e3)
     if not sample.kept_bytes:
         raise TokenizerError("tokenization.no_text")
     if sample.kept_bytes < sample.seen_bytes:
@@ -80,15 +91,13 @@ class Sample:
         self._limit = 1 << 64
         self._chunks: list[tuple[int, int, str]] = []
 
-    def add(self, text: str, *, where: str) -> int:
-        """Take a text in; the number of its UTF-8 bytes."""
-        before = self.seen_bytes
+    def add(self, text: str, *, where: str) -> None:
+        """Take a text in."""
         for match in _CHUNK.finditer(text):
             chunk = match.group()
             data = utf8_bytes(chunk, where=where, start=match.start())
             self.seen_bytes += len(data)
             self._keep(chunk, data)
-        return self.seen_bytes - before
 
     def chunks(self) -> Iterator[str]:
         """The kept texts, in their order."""

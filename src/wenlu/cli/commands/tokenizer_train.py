@@ -1,0 +1,92 @@
+"""``wenlu tokenizer train``: texts to a tokenizer directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.core.messages import text
+
+
+@output.command("tokenizer_train")
+@argument("tokenizer_train", "paths", nargs=-1, required=True)
+@option("tokenizer_train", "-o", "--output", "target", required=True, metavar="DIR")
+@option("tokenizer_train", "--kind", type=click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"]))
+@option("tokenizer_train", "--vocab-size", type=int)
+@option("tokenizer_train", "--min-frequency", type=click.IntRange(min=1))
+@option("tokenizer_train", "--normalization", type=click.Choice(["none", "nfc", "nfkc"]))
+@option("tokenizer_train", "--lowercase", is_flag=True)
+@option("tokenizer_train", "--special-token", "special_tokens", multiple=True, metavar="TOKEN")
+@option("tokenizer_train", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
+@option("tokenizer_train", "--text-field")
+@option("tokenizer_train", "--encoding")
+@option("tokenizer_train", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@option("tokenizer_train", "--replace", is_flag=True)
+@output.run
+def command(
+    paths: tuple[str, ...],
+    target: str,
+    kind: str | None,
+    vocab_size: int | None,
+    min_frequency: int | None,
+    normalization: str | None,
+    lowercase: bool,
+    special_tokens: tuple[str, ...],
+    document: str | None,
+    text_field: str | None,
+    encoding: str | None,
+    overrides: tuple[str, ...],
+    replace: bool,
+) -> None:
+    """Read the texts, learn a vocabulary, publish the directory."""
+    import time
+
+    from wenlu.core import settings
+    from wenlu.core.errors import DataError
+    from wenlu.core.publication import publish
+    from wenlu.data.documents import Report, read_documents
+    from wenlu.data.tokens import PackSettings
+    from wenlu.tokenization.tokenizer import Tokenizer
+
+    values: dict[str, object] = {
+        "data.paths": list(paths),
+        "data.document": document,
+        "data.text_field": text_field,
+        "data.encoding": encoding,
+        "tokenizer.kind": kind,
+        "tokenizer.vocab_size": vocab_size,
+        "tokenizer.min_frequency": min_frequency,
+        "tokenizer.normalization": normalization,
+        "tokenizer.lowercase": lowercase or None,
+        "tokenizer.special_tokens": list(special_tokens) or None,
+    }
+    resolved = settings.load(PackSettings, overrides=overrides, values=values).value
+    directory = Path(target)
+    if directory.exists() and not replace:  # before the work, not after it
+        raise DataError("core.target_exists", path=directory)
+    started = time.monotonic()
+    report = Report()
+    tokenizer = Tokenizer.train((one.text for one in read_documents(resolved.data, report)), resolved.tokenizer)
+    report.announce()
+    publish(directory, tokenizer.save, replace=replace)
+    seconds = time.monotonic() - started
+    record: dict[str, object] = {
+        "path": str(directory),
+        "kind": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+        "seconds": seconds,
+        "data": report.as_record(),
+    }
+    summary = text(
+        "tokenization.trained",
+        path=directory,
+        kind=tokenizer.kind,
+        vocab_size=tokenizer.vocab_size,
+        megabytes=report.bytes / 1e6,
+        seconds=seconds,
+    )
+    output.result(record, text=summary)
