@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +26,17 @@ from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import EvaluateSettings, RunSettings
 
-TRANSFORMER = ("model.kind=qwen3", "model.num_layers=2", "model.num_heads=2", "model.hidden_size=16", "model.dropout=0.1")
+TRANSFORMER = (
+    "model.kind=qwen3",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "model.hidden_size=16",
+    "model.dropout=0.1",
+)
 GPT2 = ("model.kind=gpt2", "model.num_layers=2", "model.num_heads=2", "model.hidden_size=16", "model.dropout=0.1")
 LSTM = ("model.kind=lstm", "model.hidden_size=16", "model.embedding_size=8", "model.dropout=0.1", "optimizer.name=adam")
 SMALL = ("train.batch_size=2", "train.sequence_length=16", "train.threads=1", "train.precision=fp32", "train.steps=12")
-WORDS = "the quick brown fox jumps over a lazy dog 你好 世界 文炉 炼字".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "你好", "世界", "文炉", "炼字"]
 
 
 def tiny_texts(count: int = 60) -> list[str]:
@@ -122,6 +129,9 @@ class Lives:
 
 
 def _serve() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:  # whatever is imported late is imported once
+        train_run(tiny_settings("train.steps=1"), Path(folder) / "run", store=tiny_store(Path(folder) / "corpus"))
     for line in sys.stdin:
         request = cast(dict[str, object], json.loads(line))
         child = os.fork()
@@ -136,7 +146,7 @@ def _serve() -> None:
 def _life(request: Mapping[str, object]) -> int:
     run = Path(str(request["run"]))
     sys.stdout = sys.stderr
-    torch.set_num_threads(1)
+    signal.alarm(120)  # a trainer that hangs fails its test
     try:
         store = tiny_store(run.parent / "corpus")
         if (run / "run.toml").is_file():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tiny_training import GPT2, LSTM, TRANSFORMER, Lives, losses
 
+from tiny_training import GPT2, LSTM, TRANSFORMER, Lives, losses
 from wenlu.core.runs import Run, verify
 
 STEPS = 36

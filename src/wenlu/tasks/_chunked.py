@@ -16,7 +16,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Takes each chunk to its gradients while its logits exist, in the forward pass; backward only scales them.
 
     So the head's product with the vocabulary is computed once, not again in the backward pass, at the price of keeping
-    one gradient of the head's parameters.
+    one gradient of the head's parameters. The softmax and its gradient overwrite the logits.
     """
 
     @staticmethod
@@ -29,11 +29,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels_N), rows):
             chunk = hidden_ND[start : start + rows].detach().requires_grad_()
             with torch.enable_grad():
-                loss = F.cross_entropy(
-                    _at_least_float32(logits(chunk)), labels_N[start : start + rows], reduction="sum"
-                )
-            gradients = torch.autograd.grad(loss, [chunk, *parameters], allow_unused=True)
-            total += loss.detach()
+                logits_NV = logits(chunk)
+            loss, gradient_NV = _loss_and_gradient(logits_NV.detach(), labels_N[start : start + rows])
+            gradients = torch.autograd.grad(logits_NV, [chunk, *parameters], gradient_NV, allow_unused=True)
+            total += loss
             hidden_gradient[start : start + rows] = gradients[0]
             for number, gradient in enumerate(gradients[1:]):
                 if gradient is not None:
@@ -48,6 +47,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         del ctx.gradients
         scaled = [None if held is None else held.mul_(upstream[0]) for held in sums]
         return (hidden_gradient.mul_(upstream[0].to(hidden_gradient.dtype)), None, None, None, *scaled)
+
+
+def _loss_and_gradient(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of -log softmax at the labels, and its gradient, softmax - 1 at the label, in the logits' own memory.
+
+    Computed in float32 or wider. Overwriting is safe for a head that ends in a product, which keeps its factors for the
+    backward pass and not its result; for any other, autograd notices and raises.
+    """
+    x_NV = _at_least_float32(logits_NV)
+    column_N1 = labels_N[:, None]
+    x_NV.sub_(x_NV.amax(dim=-1, keepdim=True))
+    at_label_N1 = x_NV.gather(-1, column_N1)
+    sums_N1 = x_NV.exp_().sum(dim=-1, keepdim=True)
+    loss = (sums_N1.log() - at_label_N1).sum()
+    x_NV.div_(sums_N1)
+    x_NV.scatter_add_(-1, column_N1, x_NV.new_full((), -1.0).expand(column_N1.shape))
+    return loss, x_NV if x_NV is logits_NV else logits_NV.copy_(x_NV)
 
 
 def chunked_cross_entropy(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from wenlu.core import plugins
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.log import Notice, notice
-from wenlu.core.settings import Resolved, unused_setting
+from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store
+from wenlu.data.tokens import prepared_store
 from wenlu.models.build import build_model
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
@@ -62,6 +64,9 @@ class Prepared:
         """A trainer at step 0, of this model or of a copy; the number of steps must be known."""
         s = self.settings
         model = self.model if model is None else model
+        if s.train.compile:
+            compiled = cast(Any, model)  # hidden is a method: an attribute of the instance hides it
+            compiled.hidden = torch.compile(compiled.hidden)
         optimizer = Optimizer(model, s.optimizer, newton_schulz_dtype=newton_schulz_dtype(s.train.precision))
         schedule = Schedule.of(s.schedule, pace=self.pace)
         carried = new_carried(model, s)
@@ -78,11 +83,42 @@ def open_store(settings: RunSettings) -> Store:
     if not paths:
         raise SettingsError("training.no_data")
     stores = [path for path in paths if Store.is_store(path)]
-    if not stores:
-        return prepared_store(settings.data, tokenizer_settings=settings.tokenizer)
-    if len(paths) > 1:
+    if stores and len(paths) > 1:
         raise SettingsError("training.mixed_data", path=stores[0], count=len(paths))
-    return Store.open(stores[0])
+    return prepared_store(settings.data, tokenizer_settings=settings.tokenizer)
+
+
+def refuse_unread_by_store(resolved: Resolved[RunSettings]) -> None:
+    """A packed store has its tokenizer and its cleaning behind it: refuse settings of theirs that a user gave.
+
+    Raises:
+        SettingsError: ``core.setting_unused``.
+    """
+    settings = resolved.value
+    if not (settings.data.paths and Store.is_store(Path(settings.data.paths[0]))):
+        return
+    because = Notice("training.because", {"setting": "data.paths", "value": settings.data.paths[0]})
+    for table, name in ((settings.data, "data"), (settings.tokenizer, "tokenizer")):
+        keys = [field.name for field in fields(table) if field.name != "paths"]
+        for key, value in changed(table, name, keys).items():
+            if _rank(resolved.origins.get(key, "default")) > _RANK["preset"]:
+                raise unused_setting(key, value, because=because)
+
+
+def absolute_paths(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
+    """The settings with absolute paths, so that a run goes on from wherever it is resumed."""
+    data = resolved.value.data
+    absolute = replace(
+        data,
+        paths=_absolute(data.paths),
+        validation_paths=_absolute(data.validation_paths),
+        test_paths=_absolute(data.test_paths),
+    )
+    return Resolved(replace(resolved.value, data=absolute), resolved.origins)
+
+
+def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(Path.cwd() / Path(path).expanduser()) for path in paths)
 
 
 def create_task(settings: TaskSettings) -> Objective:

@@ -12,27 +12,29 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from wenlu.bundle import load_weights, save_bundle
-from wenlu.core.errors import DataError, WenluError
+from wenlu.core.errors import DataError, SettingsError, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
 from wenlu.core.runs import Run, is_run, publish
-from wenlu.core.settings import Resolved, decode, to_toml
+from wenlu.core.settings import Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.precision import check_environment, environment, machine
-from wenlu.training.preparation import Prepared, decide_steps, prepare
+from wenlu.training.preparation import Prepared, absolute_paths, decide_steps, prepare, refuse_unread_by_store
 from wenlu.training.results import Evaluate, RunResult, last_evaluation
 from wenlu.training.settings import RunSettings
 from wenlu.training.signals import StopRequest, stop_requests
 from wenlu.training.state import State, copy_weights, digest, load_state, read_state, refuse_non_finite, write_state
 from wenlu.training.status import describe_data, describe_process
 from wenlu.training.trainer import Step, Trainer
+
+INEXACT_CHANGES = frozenset({"train.threads", "train.precision", "train.compile", "train.attention"})
+EXACT_CHANGES = frozenset({"train.num_workers", "train.keep", "train.save_every", "evaluate.every"})
 
 
 def train_run(
@@ -51,6 +53,9 @@ def train_run(
         WenluError: whatever the settings, the corpus or a step have wrong.
     """
     _refuse_existing(path)
+    if store is None:
+        refuse_unread_by_store(resolved)
+    resolved = absolute_paths(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
         fitting = prepare_fitting(resolved, store=store)
         run = Run.create(path)
@@ -68,9 +73,16 @@ def train_run(
 
 
 def resume_run(
-    path: Path, *, evaluate: Evaluate | None = None, allow_inexact: bool = False, store: Store | None = None
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    evaluate: Evaluate | None = None,
+    allow_inexact: bool = False,
+    store: Store | None = None,
 ) -> RunResult:
     """Continue a run from its newest whole checkpoint; the log is cut back to it. A finished run is only announced.
+
+    ``overrides`` may change only what leaves the bits alone, and with ``allow_inexact`` what this machine decides.
 
     Raises:
         SettingsError: ``training.inexact`` when this machine would not continue bit for bit and that is not allowed.
@@ -82,7 +94,7 @@ def resume_run(
         if status.get("state") == "finished" and (run.path / "final").is_dir():
             notice("training.already_finished", path=path, step=status.get("step", "?"))
             return _finished_result(run)
-        resolved = read_settings(run)
+        resolved = read_settings(run, overrides, allow_inexact=allow_inexact)
         with _recorded(run):
             if resolved.value.model.kind in FITTED_KINDS:
                 return fit_run(run, prepare_fitting(resolved, store=store), evaluate)
@@ -93,8 +105,10 @@ def resume_run(
 
 def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_inexact: bool) -> RunResult:
     run.write_status(state="running", **describe_process(prepared.settings))
-    decide_steps(prepared)  # already decided, unless the run was killed before its first step
-    run.write_settings(to_toml(prepared.resolved))
+    if prepared.settings.train.steps is None:  # killed before the number of steps was decided
+        decide_steps(prepared)
+    if prepared.resolved.value != read_settings(run).value:
+        run.write_settings(to_toml(prepared.resolved))
     consumer = _Consumer(run, prepared, evaluate)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
@@ -104,11 +118,28 @@ def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_in
     return consumer.consume()
 
 
-def read_settings(run: Run) -> Resolved[RunSettings]:
-    """The resolved settings of a run, with ``run.toml`` as the origin of all."""
-    content = run.settings_path.read_text(encoding="utf-8")
-    value = decode(RunSettings, tomllib.loads(content), where=str(run.settings_path))
-    return Resolved(value, {})
+def read_settings(run: Run, overrides: Sequence[str] = (), *, allow_inexact: bool = False) -> Resolved[RunSettings]:
+    """The resolved settings of a run, with the few changes that a resume may make.
+
+    Raises:
+        SettingsError: ``training.resume_setting`` for a setting that makes another run of it, ``training.inexact``
+            for one that changes the bits when that is not allowed.
+    """
+    before = load(RunSettings, file=run.settings_path)
+    if not overrides:
+        return before
+    after = load(RunSettings, file=run.settings_path, overrides=overrides)
+    for key in after.origins:
+        then, now = _value(before.value, key), _value(after.value, key)
+        if then == now or key in EXACT_CHANGES:
+            continue
+        if key not in INEXACT_CHANGES:
+            allowed = ", ".join(sorted(INEXACT_CHANGES | EXACT_CHANGES))
+            raise SettingsError("training.resume_setting", setting=key, value=f"{then!r} -> {now!r}", allowed=allowed)
+        if not allow_inexact:
+            raise SettingsError("training.inexact", setting=key, then=then, now=now)
+        warn("training.inexact", setting=key, then=then, now=now)
+    return after
 
 
 def restore(trainer: Trainer, checkpoint: Path, *, data: str, allow_inexact: bool) -> State:
@@ -132,6 +163,13 @@ def training_digest(trainer: Trainer) -> str:
     """SHA-256 of all weights and of the optimizer's state."""
     weights = {**dict(trainer.model.named_parameters()), **trainer.optimizer.tensors()}
     return digest(weights.items())
+
+
+def _value(settings: object, key: str) -> object:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        settings = getattr(settings, part)
+    return settings
 
 
 class _Every:

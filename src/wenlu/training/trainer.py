@@ -104,7 +104,7 @@ class Trainer:
         for batch in micro_batches:
             counts.update(self.objective.counts(batch))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.settings.seed, "dropout", self.step))
+            torch.default_generator.manual_seed(derive_seed(self.settings.seed, "dropout", self.step))
             terms = self._backward(micro_batches, counts)
         loss = math.fsum(terms.values())
         parameters = self.optimizer.parameters.values()

@@ -40,11 +40,6 @@ def text(id: str, /, **values: object) -> str:
     return texts[id].format(**values)
 
 
-def has_text(id: str) -> bool:
-    """Whether the catalogue has a text with this id."""
-    return id in cast(Mapping[str, str], catalogue(language())["text"])
-
-
 def error_parts(id: str, values: Mapping[str, object]) -> dict[str, str]:
     """The parts of an error message that apply: ``what``, ``where``, ``found``, ``fix``."""
     errors = cast(Mapping[str, Mapping[str, str]], catalogue(language())["error"])

@@ -1,0 +1,131 @@
+"""``wenlu train``: a run directory from a settings file, a preset and options; and going on with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.cli.output import command as verb
+from wenlu.core.errors import SettingsError
+from wenlu.core.log import notice
+from wenlu.core.messages import text
+
+if TYPE_CHECKING:
+    from wenlu.training.results import RunResult
+
+DEFAULT_PRESET = "llama-tiny"
+
+
+@verb("train")
+@argument("train", "settings", nargs=-1)
+@option("train", "--preset", metavar="NAME")
+@option("train", "--data", multiple=True, metavar="PATH")
+@option("train", "--budget", metavar="DURATION")
+@option("train", "-o", "--output", "target", metavar="RUN")
+@option("train", "--resume", metavar="RUN")
+@option("train", "--verify", is_flag=True)
+@option("train", "--allow-inexact", is_flag=True)
+@output.run
+def command(
+    settings: tuple[str, ...],
+    preset: str | None,
+    data: tuple[str, ...],
+    budget: str | None,
+    target: str | None,
+    resume: str | None,
+    verify: bool,
+    allow_inexact: bool,
+) -> int:
+    """Train, resume or verify."""
+    if resume is None:
+        if verify:
+            raise SettingsError("training.verify_alone")
+        return _train(settings, preset=preset, data=data, budget=budget, target=target)
+    for name, value in (("--preset", preset), ("--data", data), ("--budget", budget), ("--output", target)):
+        if value:
+            raise SettingsError("training.resume_option", option=name)
+    path = _run_path(resume)
+    if verify:
+        return _verify(path)
+    return _resume(path, settings, allow_inexact=allow_inexact)
+
+
+def _train(
+    words: tuple[str, ...], *, preset: str | None, data: tuple[str, ...], budget: str | None, target: str | None
+) -> int:
+    from wenlu.core.settings import load
+    from wenlu.evaluation.evaluator import evaluate_split
+    from wenlu.training.run import train_run
+    from wenlu.training.settings import RunSettings
+
+    files = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if len(files) > 1:
+        raise SettingsError("training.several_files", files=", ".join(files))
+    file = Path(files[0]) if files else None
+    if file is None and preset is None:
+        preset = DEFAULT_PRESET
+        notice("training.default_preset", preset=preset)
+    values = {"data.paths": list(data) or None, "train.budget": budget}
+    resolved = load(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
+    name = file.stem if file is not None else preset or DEFAULT_PRESET
+    path = Path(target) if target else _new_run(name)
+    return _report(train_run(resolved, path, evaluate=evaluate_split))
+
+
+def _resume(path: Path, words: tuple[str, ...], *, allow_inexact: bool) -> int:
+    from wenlu.evaluation.evaluator import evaluate_split
+    from wenlu.training.run import resume_run
+
+    return _report(resume_run(path, overrides=words, evaluate=evaluate_split, allow_inexact=allow_inexact))
+
+
+def _verify(path: Path) -> int:
+    from wenlu.training.verification import verify_run
+
+    found = verify_run(path)
+    record = {"run": path, "first_step": found.first, "last_step": found.last, "digest": found.digest, "equal": True}
+    sentence = text("training.verified", first=found.first, last=found.last, digest=found.digest)
+    output.result(record, text=sentence)
+    return 0
+
+
+def _new_run(name: str) -> Path:
+    """A directory under ``runs/`` that is not there yet: the name, or the name and a number."""
+    from wenlu.core.runs import RUNS
+
+    number = 1
+    path = RUNS / name
+    while path.exists():
+        number += 1
+        path = RUNS / f"{name}-{number}"
+    return path
+
+
+def _run_path(where: str) -> Path:
+    """The run that a user means by a directory or a name under ``runs/``."""
+    from wenlu.core.runs import RUNS
+
+    path = Path(where)
+    return path if path.is_dir() or not (RUNS / where).is_dir() else RUNS / where
+
+
+def _report(result: RunResult) -> int:
+    """Print how the run ended; its exit code."""
+    record: dict[str, object] = {
+        "run": result.path,
+        "state": result.state,
+        "step": result.step,
+        "seconds": result.seconds,
+        "model": result.model,
+        "evaluation": dict(result.evaluation),
+    }
+    rows = [(name, f"{value:.4f}") for name, value in result.evaluation.items()]
+    table = output.table((text("training.column_score"), text("training.column_value")), rows) if rows else None
+    sentence = text("training.finished", path=result.path, step=result.step, seconds=result.seconds)
+    if result.state == "finished":
+        notice("training.try_it", path=result.path)
+    output.result(record, text=sentence, table=table)
+    return result.exit_code
