@@ -7,11 +7,16 @@ from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are tiny: threads only cost
 
 from skips import REASONS
+
+# A slow machine is no failure; a failure that was found must be found again.
+hypothesis.settings.register_profile("wenlu", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("wenlu")
 
 TESTS = Path(__file__).parent
 _seconds: dict[str, float] = defaultdict(float)

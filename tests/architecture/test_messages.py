@@ -36,10 +36,26 @@ def placeholders(text: str) -> set[str]:
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
     """(place, name of what is called, call) of every call in the sources."""
     for path, tree in TREES.items():
+        speakers = text_names(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
-                name = ast.unparse(node.func).rpartition(".")[2]
+                owner, _, name = ast.unparse(node.func).rpartition(".")
+                if owner == "click" or (name == "text" and owner != "messages" and "text" not in speakers):
+                    continue
+                name = "text" if name in speakers and not owner else name
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", name, node
+
+
+def text_names(tree: ast.AST) -> set[str]:
+    """What a file calls the function ``text`` of the catalogue."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name
+        for node in imports
+        if node.module == "wenlu.core.messages"
+        for alias in node.names
+        if alias.name == "text"
+    }
 
 
 def literal(node: ast.expr | None) -> str | None:
@@ -67,9 +83,9 @@ def patterns() -> list[re.Pattern[str]]:
     found = []
     for _, name, call in calls():
         for argument in call.args[:2]:
-            if name in SPEAKERS | ERRORS | {"has_text", "write_section"} and isinstance(argument, ast.JoinedStr):
+            if name in SPEAKERS | ERRORS | {"write_section"} and isinstance(argument, ast.JoinedStr):
                 parts = [
-                    re.escape(part.value) if isinstance(part, ast.Constant) else r"[\w.]+" for part in argument.values
+                    re.escape(part.value) if isinstance(part, ast.Constant) else r"[\w.-]+" for part in argument.values
                 ]
                 found.append(re.compile("".join(map(str, parts)) + r"\Z"))
     return found

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from wenlu.core.errors import SettingsError, WenluError
-from wenlu.core.messages import has_text, text
+from wenlu.core.messages import text
 from wenlu.core.plugins import closest
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -126,7 +126,7 @@ class LazyGroup(_Localized, click.Group):
     """A group that imports a verb's module when it is asked for; the table gives module names by verb."""
 
     def __init__(self, name: str, table: Mapping[str, str], *, verb: str, **attrs: Any) -> None:
-        super().__init__(name, verb=verb, no_args_is_help=False, invoke_without_command=True, **attrs)
+        super().__init__(name, verb=verb, no_args_is_help=False, **attrs)
         self.table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -158,22 +158,17 @@ class LazyGroup(_Localized, click.Group):
             )
         return args[0], command, args[1:]
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a group without one shows its help."""
-        if not ctx.args and not ctx._protected_args:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; a group without a verb shows its help."""
+        if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit(0)
-        return super().invoke(ctx)
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help page with one line a verb; no verb is imported for it."""
         super().format_help(ctx, formatter)
-        verbs = {
-            name: _verb_of(module)
-            for name, module in self.table.items()
-            if has_text(f"help.{_verb_of(module)}.summary")
-        }
-        rows = [(name, text(f"help.{verb}.summary")) for name, verb in verbs.items()]
+        rows = [(name, text(f"help.{_verb_of(module)}.summary")) for name, module in self.table.items()]
         self.write_section(formatter, "cli.commands", rows)
 
 
