@@ -36,7 +36,7 @@ def placeholders(text: str) -> set[str]:
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
     """(place, name of what is called, call) of every call in the sources."""
     for path, tree in TREES.items():
-        speakers = text_names(tree)
+        speakers = text_names(tree) | ({"text"} if path.parent.name == "messages" else set())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 owner, _, name = ast.unparse(node.func).rpartition(".")
