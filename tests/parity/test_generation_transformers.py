@@ -13,6 +13,7 @@ from transformers.generation import logits_process
 
 from wenlu.core.errors import CheckpointError
 from wenlu.generation import settings as settings_file
+from wenlu.generation.engine import generate
 from wenlu.generation.sampling import (
     filtered,
     keep_min_p,
@@ -21,6 +22,9 @@ from wenlu.generation.sampling import (
     penalize_repetition,
 )
 from wenlu.generation.settings import GenerationSettings
+from wenlu.models.build import build_model
+from wenlu.models.checkpoint import save_model
+from wenlu.models.config import ModelSettings
 
 LOGITS = 3 * torch.randn(16, 500, generator=torch.Generator().manual_seed(0))
 INPUT_IDS = torch.randint(0, 500, (16, 40), generator=torch.Generator().manual_seed(1))
@@ -137,3 +141,30 @@ def test_a_bad_file_is_refused_with_its_path(content: str, tmp_path: Path) -> No
 
 def test_no_file_means_the_defaults(tmp_path: Path) -> None:
     assert settings_file.load(tmp_path) == GenerationSettings()
+
+
+def test_greedy_and_penalized_texts_equal_theirs(tmp_path: Path) -> None:
+    """The whole engine against ``generate`` on a saved model; theirs is given our start token as part of the prompt."""
+    settings = ModelSettings(kind="gpt2", num_layers=2, hidden_size=16, num_heads=2)
+    model = build_model(settings, vocab_size=40, end_id=0, sequence_length=64)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
+    save_model(model, tmp_path)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(str(tmp_path)).eval()
+    prompt = [5, 9, 9, 31]
+    for penalty in (1.0, 1.5):
+        ours = GenerationSettings(do_sample=False, max_new_tokens=40, min_new_tokens=40, repetition_penalty=penalty)
+        [sequence] = generate(model, prompt, ours, start_id=0)
+        expected = theirs.generate(
+            torch.tensor([[0, *prompt]]),
+            attention_mask=torch.ones(1, 5, dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=40,
+            min_new_tokens=40,
+            repetition_penalty=penalty,
+            pad_token_id=0,
+            eos_token_id=0,
+        )
+        assert sequence.ids == expected[0, 5:].tolist()

@@ -12,7 +12,7 @@ from wenlu.metrics.significance import Interval
 NUM_COLOURS = 6
 _MAX_POINTS = 300
 _WIDTH, _HEIGHT = 720, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 30, 44
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def line_chart(chart: Chart) -> str:
     parts.append(
         f'<text class="label" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(chart.x_label)}</text>'
     )
-    parts.append(f'<text class="label" x="{_LEFT + 6}" y="{_TOP + 10}">{html.escape(chart.y_label)}</text>')
+    parts.append(f'<text class="label" x="0" y="14">{html.escape(chart.y_label)}</text>')
     for index, line in enumerate(lines):
         path = " ".join(f"{x_scale(x)},{y_scale(min(max(y, y_ticks[0]), y_ticks[-1]))}" for x, y in line.points)
         colour = f"line-{index % NUM_COLOURS}"
@@ -86,7 +86,7 @@ def line_chart(chart: Chart) -> str:
         else:
             parts.append(f'<polyline class="curve {colour}" points="{path}"/>')
     parts.append("</svg>")
-    return "".join(parts) + _legend([line.name for line in lines])
+    return _scrolled(parts) + _legend([line.name for line in lines])
 
 
 def interval_chart(chart: Estimates) -> str:
@@ -100,13 +100,14 @@ def interval_chart(chart: Estimates) -> str:
             bounds += [estimate.interval.low, estimate.interval.high]
     longest = max(_columns(estimate.name) for estimate in values)
     left = min(300, 24 + 8 * longest)
-    height = 40 * len(values) + _BOTTOM + _TOP
+    top = 8
+    height = 40 * len(values) + _BOTTOM + top
     x_ticks = ticks(min(bounds), max(bounds))
     scale = _Scale(x_ticks[0], x_ticks[-1], left, _WIDTH - 64)
     parts = [_open(chart.title, height)]
     for tick in x_ticks:
         x = scale(tick)
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - _BOTTOM}"/>')
         parts.append(
             f'<text class="tick" x="{x}" y="{height - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>'
         )
@@ -115,7 +116,7 @@ def interval_chart(chart: Estimates) -> str:
         f"{html.escape(chart.unit)}</text>"
     )
     for index, estimate in enumerate(values):
-        y = _TOP + 40 * index + 20
+        y = top + 40 * index + 20
         colour = f"line-{index % NUM_COLOURS}"
         parts.append(
             f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{html.escape(estimate.name)}</text>'
@@ -129,7 +130,7 @@ def interval_chart(chart: Estimates) -> str:
             f'<text class="value" x="{max(end, scale(estimate.value)) + 10}" y="{y + 4}">{estimate.value:.3f}</text>'
         )
     parts.append("</svg>")
-    return "".join(parts)
+    return _scrolled(parts)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -191,6 +192,11 @@ def _columns(name: str) -> int:
 def _open(title: str, height: int) -> str:
     name = html.escape(title, quote=True)
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{name}"><title>{name}</title>'
+
+
+def _scrolled(parts: Sequence[str]) -> str:
+    """On a narrow screen a chart is scrolled, so that its letters stay readable."""
+    return f'<div class="scroll">{"".join(parts)}</div>'
 
 
 def _legend(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wenlu.core.errors import DataError, SettingsError
-from wenlu.core.log import warn
+from wenlu.core.log import notice, warn
 from wenlu.data.store import SPLITS, Split, Store
 from wenlu.evaluation.documents import (
     DocumentTokenizer,
@@ -100,6 +100,7 @@ class StoreCorpus:
         """The stored ids, or for another tokenizer the texts encoded anew."""
         if self.fits(tokenizer):
             return store_documents(self.tokens)
+        notice("evaluation.other_tokenizer")
         return encode_texts(self.texts(), tokenizer)
 
     def texts(self) -> Iterator[EvaluationText]:

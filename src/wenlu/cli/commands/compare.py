@@ -124,14 +124,7 @@ def _show(contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[s
     by_name = {contestant.name: contestant for contestant in contestants}
     ranked = [by_name[name] for name in comparison.ranking]
     first = evaluations[comparison.ranking[0]]
-    lines = [text("evaluation.definition", definition=first.definition), text("evaluation.comparison_note")]
-    for one in ranked:
-        if note := charged_note(evaluations[one.name]):
-            lines.append(f"{one.name}: {note}")
     languages = list(first.by_language) if len(first.by_language) > 1 else []
-    if languages:
-        table = output.table(language_columns(first), language_rows(ranked, evaluations))
-        lines.append("\n" + output.render(table))
     record = {
         "data": corpus.record(),
         "models": [{**one.as_record(), **evaluations[one.name].as_record()} for one in ranked],
@@ -144,4 +137,12 @@ def _show(contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[s
     }
     title = text("evaluation.comparison_title", count=len(contestants))
     rows = comparison_rows(ranked, evaluations, comparison)
-    output.result(record, text="\n".join(lines), table=output.table(comparison_columns(), rows, title=title))
+    lines = [output.render(output.table(comparison_columns(), rows, title=title))]
+    if languages:
+        title = text("evaluation.section_languages")
+        lines.append(
+            output.render(output.table(language_columns(first), language_rows(ranked, evaluations), title=title))
+        )
+    lines += [f"{one.name}: {note}" for one in ranked if (note := charged_note(evaluations[one.name]))]
+    lines += [text("evaluation.comparison_note"), text("evaluation.definition", definition=first.definition)]
+    output.result(record, text="\n".join(lines))

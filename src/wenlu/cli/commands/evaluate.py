@@ -91,6 +91,6 @@ def _show(record: dict[str, object], name: str, evaluation: Evaluation) -> None:
     from wenlu.evaluation.record import charged_note, summary_columns, summary_rows
 
     title = text("evaluation.evaluation_title", model=name)
-    lines = [text("evaluation.definition", definition=evaluation.definition), charged_note(evaluation)]
-    table = output.table(summary_columns(), summary_rows(evaluation), title=title)
-    output.result(record, text="\n".join(filter(None, lines)), table=table)
+    table = output.render(output.table(summary_columns(), summary_rows(evaluation), title=title))
+    lines = [table, charged_note(evaluation), text("evaluation.definition", definition=evaluation.definition)]
+    output.result(record, text="\n".join(filter(None, lines)))
