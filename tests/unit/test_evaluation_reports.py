@@ -126,3 +126,9 @@ def test_curves_stay_inside_the_chart() -> None:
     heights = [float(point.split(",")[1]) for point in path[1].split()]
     assert min(heights) >= 0 and max(heights) <= 320
     assert max(heights[5:]) - min(heights[5:]) > 50
+
+
+def test_a_model_has_one_colour_in_all_charts() -> None:
+    svg = line_chart(Chart("t", "x", "y", [Line("fitted", []), Line("trained", [(0, 1.0), (1, 0.5)])]))
+    assert "fitted" not in svg and "line-0" not in svg
+    assert svg.count("line-1") == 2

@@ -80,13 +80,15 @@ def line_chart(chart: Chart) -> str:
     for index, line in enumerate(lines):
         path = " ".join(f"{x_scale(x)},{y_scale(min(max(y, y_ticks[0]), y_ticks[-1]))}" for x, y in line.points)
         colour = f"line-{index % NUM_COLOURS}"
+        if not line.points:
+            continue
         if len(line.points) == 1:
             left, top = path.split(",")
             parts.append(f'<circle class="mark {colour}" cx="{left}" cy="{top}" r="4"/>')
         else:
             parts.append(f'<polyline class="curve {colour}" points="{path}"/>')
     parts.append("</svg>")
-    return _scrolled(parts) + _legend([line.name for line in lines])
+    return _scrolled(parts) + _legend(lines)
 
 
 def interval_chart(chart: Estimates) -> str:
@@ -199,12 +201,12 @@ def _scrolled(parts: Sequence[str]) -> str:
     return f'<div class="scroll">{"".join(parts)}</div>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return ""
+def _legend(lines: Sequence[Line]) -> str:
+    """The names of the curves; one without points keeps its colour, so that colours mean the same in all charts."""
     entries = (
         '<li><svg viewBox="0 0 20 10" aria-hidden="true">'
-        f'<line class="curve line-{index % NUM_COLOURS}" x1="1" x2="19" y1="5" y2="5"/></svg>{html.escape(name)}</li>'
-        for index, name in enumerate(names)
+        f'<line class="curve line-{index % NUM_COLOURS}" x1="1" x2="19" y1="5" y2="5"/></svg>{html.escape(line.name)}</li>'
+        for index, line in enumerate(lines)
+        if line.points
     )
     return f'<ul class="legend">{"".join(entries)}</ul>'

@@ -114,11 +114,7 @@ def curve_sections(contestants: Sequence[Contestant]) -> list[Section]:
             **labels,
         ),
     ]
-    return [
-        Chart(chart.title, chart.x_label, chart.y_label, lines)
-        for chart in charts
-        if (lines := [line for line in chart.lines if len(line.points) > 1])
-    ]
+    return [chart for chart in charts if any(len(line.points) > 1 for line in chart.lines)]
 
 
 def summary_columns() -> list[str]:
