@@ -9,16 +9,43 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wenlu.api import Model as Model
+    from wenlu.api import evaluate as evaluate
+    from wenlu.api import load as load
+    from wenlu.api import open_store as open_store
+    from wenlu.api import pack as pack
+    from wenlu.api import resume as resume
+    from wenlu.api import train as train
+    from wenlu.api import train_tokenizer as train_tokenizer
     from wenlu.core.errors import WenluError as WenluError
 
 __version__ = "0.1.0"
 
 # Public name -> module that has it. A name here never equals a sub-package.
 _PUBLIC = {
+    "Model": "wenlu.api",
+    "evaluate": "wenlu.api",
+    "load": "wenlu.api",
+    "open_store": "wenlu.api",
+    "pack": "wenlu.api",
+    "resume": "wenlu.api",
+    "train": "wenlu.api",
+    "train_tokenizer": "wenlu.api",
     "WenluError": "wenlu.core.errors",
 }
 
-__all__ = ["WenluError", "__version__"]
+__all__ = [
+    "Model",
+    "WenluError",
+    "__version__",
+    "evaluate",
+    "load",
+    "open_store",
+    "pack",
+    "resume",
+    "train",
+    "train_tokenizer",
+]
 
 
 def __getattr__(name: str) -> object:
