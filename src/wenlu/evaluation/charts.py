@@ -205,7 +205,8 @@ def _legend(lines: Sequence[Line]) -> str:
     """The names of the curves; one without points keeps its colour, so that colours mean the same in all charts."""
     entries = (
         '<li><svg viewBox="0 0 20 10" aria-hidden="true">'
-        f'<line class="curve line-{index % NUM_COLOURS}" x1="1" x2="19" y1="5" y2="5"/></svg>{html.escape(line.name)}</li>'
+        f'<line class="curve line-{index % NUM_COLOURS}" x1="1" x2="19" y1="5" y2="5"/></svg>'
+        f"{html.escape(line.name)}</li>"
         for index, line in enumerate(lines)
         if line.points
     )
