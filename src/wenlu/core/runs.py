@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,11 +280,6 @@ def wenlu_home() -> Path:
     """Where fetched texts and prepared stores are kept: ``$WENLU_HOME``, else ``~/.cache/wenlu``."""
     home = os.environ.get("WENLU_HOME")
     return Path(home).expanduser() if home else Path("~/.cache/wenlu").expanduser()
-
-
-def free_bytes(path: Path) -> int:
-    """Free bytes of the disk that holds an existing path."""
-    return shutil.disk_usage(path).free
 
 
 def _missing(where: str | Path, root: Path) -> Path:
