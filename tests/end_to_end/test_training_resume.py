@@ -100,7 +100,7 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(number: int, code: int, l
 
 
 def test_a_second_signal_leaves_at_once_and_breaks_nothing(lives: Lives, tmp_path: Path) -> None:
-    settings = [f"train.steps={STEPS}", "train.save_every=5", "train.batch_size=64", "train.accumulation=40"]
+    settings = [f"train.steps={STEPS}", "train.save_every=5", "train.batch_size=64", "train.accumulation=16"]
     run = tmp_path / "run"
     code = lives.live(run, settings, lines=7, signals=[signal.SIGTERM, signal.SIGTERM])
     assert code == 143

@@ -19,7 +19,7 @@ from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store
 from wenlu.data.tokens import prepared_store
-from wenlu.models.build import build_model
+from wenlu.models.build import build_model, family
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.duration import Duration, Pace
@@ -142,8 +142,11 @@ def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
 
 def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
     """Open the corpus, build the model, and resolve precision, threads, layout and attention; not yet the steps."""
+    steps_outrank_budget(resolved)  # what is wrong is said before the corpus is read
     resolved = _resolve_machine(resolved)
     settings = resolved.value
+    settings.model.refuse_unused(family(settings.model.kind).uses)
+    task = create_task(settings.task)
     store = store or open_store(settings)
     train = settings.train
     if store.train.num_tokens == 0:
@@ -157,7 +160,6 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
     )
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
-    task = create_task(settings.task)
     assert train.layout != "auto"
     loader = Loader(
         store.train,
@@ -171,17 +173,15 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
 
 
 def decide_steps(prepared: Prepared) -> None:
-    """Fix the number of steps: as given, or from the budget; a time is turned into steps by a measured speed.
+    """Fix the number of steps: as given, or from the budget, which they replace; a time needs a measured speed.
 
     The speed is measured on a copy of the model that is thrown away, so that it leaves no trace in the run.
     """
     train = prepared.settings.train
-    steps_rank, budget_rank = (
-        _rank(prepared.resolved.origins.get(f"train.{name}", "default")) for name in ("steps", "budget")
-    )
-    if train.steps is not None and train.budget is not None and steps_rank == budget_rank:
-        raise SettingsError("training.steps_and_budget", steps=train.steps, budget=train.budget)
-    if train.steps is not None and (train.budget is None or steps_rank > budget_rank):
+    if train.steps is not None and (train.budget is None or steps_outrank_budget(prepared.resolved)):
+        prepared.resolved = Resolved(
+            replace(prepared.settings, train=replace(train, budget=None)), prepared.resolved.origins
+        )
         return
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     pace = replace(prepared.pace, total_steps=None)
@@ -189,13 +189,26 @@ def decide_steps(prepared: Prepared) -> None:
         seconds = measure_seconds_per_step(prepared, budget.value)
         pace = replace(pace, seconds_per_step=seconds)
         steps = budget.steps(pace)
-        origin = f"{train.budget} at {seconds:.4g} s a step, measured once"
+        origin = f"budget {train.budget} at {seconds:.4g} s a step, measured once"
         notice("training.budget", budget=train.budget, milliseconds=seconds * 1000, steps=steps)
     else:
         steps = budget.steps(pace)
-        origin = str(train.budget or "1 epoch")
-        notice("training.length", length=origin, steps=steps)
-    prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps))
+        origin = f"budget {budget}"
+        notice("training.length", length=str(budget), steps=steps)
+    prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps, budget=None))
+
+
+def steps_outrank_budget(resolved: Resolved[RunSettings]) -> bool:
+    """Whether ``train.steps`` came from a later source than ``train.budget``.
+
+    Raises:
+        SettingsError: ``training.steps_and_budget`` when one source gave both.
+    """
+    train = resolved.value.train
+    steps, budget = (_rank(resolved.origins.get(f"train.{name}", "default")) for name in ("steps", "budget"))
+    if train.steps is not None and train.budget is not None and steps == budget:
+        raise SettingsError("training.steps_and_budget", steps=train.steps, budget=train.budget)
+    return steps > budget
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:

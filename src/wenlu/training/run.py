@@ -205,6 +205,8 @@ class _Consumer:
         self.best_loss: float | None = None
         self.best_step: int | None = None
         self.saved_step: int | None = None
+        self.scored: tuple[int, float] | None = None
+        self.scores: dict[str, float] = {}
 
     def restore(self, checkpoint: Path, *, allow_inexact: bool) -> None:
         state = restore(
@@ -243,13 +245,19 @@ class _Consumer:
         """Score the validation text, log it; whether it is the best of the regular evaluations so far."""
         if self.evaluate is None:
             return False
+        settings = self.settings.evaluate
+        limit = settings.final_max_tokens if final else settings.max_tokens
+        tokens = min(limit or math.inf, self.prepared.store.validation.num_tokens)
         started = time.perf_counter()
-        scores = self._scores(final=final)
-        seconds = time.perf_counter() - started
+        if self.scored != (step, tokens):
+            self.scores = self._scores(limit)
+            self.scored = (step, tokens)
+            names = ("loss", "bits_per_byte")
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items() if name in names)
+            notice("training.evaluated", step=step, scores=shown)
+        scores, seconds = self.scores, time.perf_counter() - started
         event = "final_evaluation" if final else "evaluation"
         self.run.append_log({"event": event, "step": step, **scores, "seconds": seconds})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "bits_per_byte"))
-        notice("training.evaluated", step=step, scores=shown)
         loss = scores["loss"]
         if final:
             self.run.write_status(evaluation=scores)
@@ -258,19 +266,12 @@ class _Consumer:
             return True
         return False
 
-    def _scores(self, *, final: bool) -> dict[str, float]:
+    def _scores(self, limit: int) -> dict[str, float]:
         assert self.evaluate is not None
-        settings = self.settings.evaluate
+        settings, store = self.settings.evaluate, self.prepared.store.validation
+        context = settings.context or self.settings.train.sequence_length
         self.prepared.model.eval()
-        return dict(
-            self.evaluate(
-                self.prepared.model,
-                self.prepared.store.validation,
-                settings,
-                context=settings.context or self.settings.train.sequence_length,
-                max_tokens=settings.final_max_tokens if final else settings.max_tokens,
-            )
-        )
+        return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
 
     def _save(self, step: int) -> None:
         """Publish a checkpoint of this step, note the best, and delete what is beyond ``train.keep``."""
