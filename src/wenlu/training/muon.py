@@ -1,10 +1,10 @@
 """Muon: momentum whose update is orthogonalised, for weight matrices.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. torch has `torch.optim.Muon` since 2.9, with the same
-formula. This one takes matrices of one shape (up to transposition) through the Newton-Schulz iteration as one batch,
-which is about 1.4 times as fast on two cores at 4 layers of 192, and runs the iteration in the precision that the
-processor is fast in (torch's is always bfloat16, which is slow where the hardware lacks it and cannot be checked in
-float64).
+formula (a test compares them), but its Newton-Schulz iteration is always bfloat16: slower than float32 on processors
+that lack fast bfloat16 products, and impossible to check in float64. This one takes the precision as an argument, and
+matrices of one shape (up to transposition) as one batch. Measured for 4 layers of 192 on one core of a Xeon without
+AMX: 88 ms a step in float32 and 130 ms in bfloat16, torch's 136 ms.
 """
 
 from __future__ import annotations
