@@ -17,10 +17,9 @@ from wenlu.tokenization.kinds import TokenizerKind, TokenizerSettings, untrained
 PIECE_CHARACTERS = 65_536
 """A piece ends at the first safe place behind this many characters."""
 LONGEST_BLANKS = 500_000
-"""More blanks in a row than this are encoded without the pattern, whose engine gives up at some millions."""
+"""More blanks in a row than this are encoded without the pattern, whose engine gives up at ten million."""
 
 _SAFE = re.compile(r"[A-Za-z\u4e00-\u9fff](?=[ \n,.;，。；！？])")
-_BLANKS = re.compile(rf"(?<!\s)[ \t\u3000]{{{LONGEST_BLANKS},}}(?!\s)")
 _CONTEXT_FREE_NORMALIZERS = {"NFC", "NFKC", "Lowercase", "BertNormalizer"}
 
 
@@ -35,7 +34,8 @@ def pieces(text: str, *, blanks: bool) -> Iterator[Piece]:
     """The text in order as pieces that can be encoded one by one; ``blanks``: cut out very long runs of blanks."""
     start = 0
     if blanks and len(text) > LONGEST_BLANKS:
-        for match in _BLANKS.finditer(text):
+        blanks_alone = re.compile(rf"(?<!\s)[ \t\u3000]{{{LONGEST_BLANKS},}}(?!\s)")
+        for match in blanks_alone.finditer(text):
             yield from _cut(text[start : match.start()])
             # `\s+(?!\S)` leaves the last blank to what follows it, and takes it too at the end of the text
             start = match.end() - (1 if match.end() < len(text) else 0)

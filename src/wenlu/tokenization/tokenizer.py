@@ -20,6 +20,7 @@ from tokenizers import pre_tokenizers
 from wenlu.core.errors import TokenizerError
 from wenlu.tokenization import hf, longtext, training
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, TokenizerKind, TokenizerSettings
+from wenlu.tokenization.offsets import with_joined_marks
 from wenlu.tokenization.parallelism import make_forks_safe
 from wenlu.tokenization.special import as_text_only
 from wenlu.tokenization.streaming import ByteStreamDecoder, StreamDecoder, TextStreamDecoder
@@ -64,6 +65,7 @@ class Tokenizer:
         self._library = library
         self._encoder = as_text_only(library, description)
         self._cuttable = longtext.cuttable(kind, description)
+        self._normalizes = description["normalizer"] is not None
         self._by_byte = (description["decoder"] or {}).get("type") == "ByteLevel"
         self.kind: TokenizerKind = kind
         self._vocab = library.get_vocab(with_added_tokens=True)
@@ -146,7 +148,8 @@ class Tokenizer:
         except BaseException as error:
             raise _refused(error, [text], [where or "1"]) from error
         ids = encoding.ids
-        return Encoding(ids, [self.token(id) for id in ids], encoding.offsets)
+        offsets = with_joined_marks(text, encoding.offsets) if self._normalizes else encoding.offsets
+        return Encoding(ids, [self.token(id) for id in ids], offsets)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """The text of ids; special tokens are left out unless asked for, except ``[UNK]``, which is always shown.

@@ -135,6 +135,8 @@ def choose_alphabet(sample: Sample, tokenizer: Tokenizer, settings: TokenizerSet
     counts: Counter[str] = Counter()
     for text in sample.chunks():
         counts.update(_normalized(text, tokenizer))
+    if settings.kind == "wordpiece":  # its words hold no white space, Unigram's do
+        counts = Counter({character: count for character, count in counts.items() if not character.isspace()})
     inner = _inner_letters(sample, tokenizer, counts) if settings.kind == "wordpiece" else set()
     room = (settings.vocab_size - len(settings.all_special_tokens)) * 3 // 4
     enough = CHARACTER_COVERAGE * counts.total()
@@ -163,7 +165,7 @@ def _fed(sample: Sample, tokenizer: Tokenizer, alphabet: Alphabet) -> Iterator[s
         for text in sample.chunks():
             yield from cut_long_runs(text)
         return
-    unknown = re.compile(f"[^{''.join(map(re.escape, alphabet.all))}]")
+    unknown = re.compile(rf"[^\s{''.join(map(re.escape, alphabet.all))}]")
     for text in sample.chunks():
         for part in unknown.split(_normalized(text, tokenizer)):
             yield from cut_long_runs(part)

@@ -1,0 +1,31 @@
+"""One small tokenizer of every kind, trained once a test session on a few sentences."""
+
+from __future__ import annotations
+
+import functools
+from typing import get_args
+
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
+
+KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
+
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
+    "A model reads text as numbers; the tokenizer decides which numbers.",
+    "Don't stop: reading 12 books (or 345) isn't hard!",
+    "学而时习之，不亦说乎？有朋自远方来，不亦乐乎？",
+    "文炉是一个语言模型工作台，用中文和英文训练模型。",
+    "我们用 Python 3 训练模型，模型读文本。😀 很好 👍🏽！",
+    "Mixed 中文 and English 文字 in one line.\n\tA new line, with a tab.",
+)
+
+
+def corpus() -> list[str]:
+    """The sentences, each often enough to be learnt."""
+    return [f"{sentence}\n{SENTENCES[(number + 1) % len(SENTENCES)]}" for number, sentence in enumerate(SENTENCES)] * 4
+
+
+@functools.cache
+def tiny(kind: TokenizerKind, settings: TokenizerSettings | None = None) -> Tokenizer:
+    """The tokenizer of a kind; with ``settings``, trained with them instead of 420 tokens."""
+    return Tokenizer.train(corpus(), settings or TokenizerSettings(kind=kind, vocab_size=420))
