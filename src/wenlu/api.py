@@ -1,0 +1,171 @@
+"""Wenlu from Python: the ten lines of the README. Everything here only wires parts together.
+
+tokenizer = wenlu.train_tokenizer(["novel.txt"], vocab_size=2000)
+store = wenlu.pack(["novel.txt"], "stores/novel", tokenizer=tokenizer)
+run = wenlu.train("llama-tiny", data=store, output="runs/novel", overrides=["train.steps=60"])
+model = wenlu.load(run.path)
+model.score("...").bits_per_byte
+model.generate("...", max_new_tokens=40)
+wenlu.evaluate(model, store).total.bits_per_byte
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from wenlu.bundle import Bundle, load_bundle
+from wenlu.core.settings import load as load_settings
+from wenlu.data.documents import Report, read_documents
+from wenlu.data.settings import DataSettings
+from wenlu.data.store import Split, Store
+from wenlu.data.tokens import build_store
+from wenlu.evaluation.corpus import open_corpus
+from wenlu.evaluation.evaluator import Evaluation, default_windows, evaluate_documents, evaluate_split
+from wenlu.evaluation.text_score import TextScore, score_text
+from wenlu.generation.text import Completion, complete, prepare
+from wenlu.models.config import LanguageModel
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
+from wenlu.training.results import RunResult
+from wenlu.training.run import resume_run, train_run
+from wenlu.training.settings import RunSettings
+
+StringPath = str | Path
+
+
+class Model:
+    """A finished model with its tokenizer, ready to score and to generate."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model itself: token ids in, logits out."""
+        return cast(LanguageModel, self.bundle.model)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer."""
+        return self.bundle.tokenizer
+
+    def score(self, text: str, *, context: int = 0, stride: int = 0, count_end: bool = True) -> TextScore:
+        """The probability of a text, in all and token by token; see ``TextScore``."""
+        windows = default_windows(self.language_model, context=context, stride=stride)
+        return score_text(self.language_model, self.tokenizer, text, windows=windows, count_end=count_end)
+
+    def generate(self, prompt: str = "", **settings: object) -> str:
+        """The continuation of a prompt; ``settings`` are fields of ``GenerationSettings`` (max_new_tokens, ...)."""
+        [completion] = self.complete(prompt, **{**settings, "num_sequences": 1})
+        return completion.text
+
+    def complete(self, prompt: str = "", **settings: object) -> list[Completion]:
+        """All continuations of a prompt (``num_sequences``) with their tokens, log-probabilities and ends."""
+        chosen = self.bundle.generation.replace(**settings)
+        ready = prepare(self.tokenizer, prompt, chosen, max_positions=self.language_model.max_positions)
+        return complete(self.language_model, self.tokenizer, ready, chosen)
+
+
+def train_tokenizer(
+    paths: Sequence[StringPath],
+    *,
+    vocab_size: int = 8192,
+    kind: TokenizerKind = "bpe",
+    output: StringPath | None = None,
+) -> Tokenizer:
+    """A tokenizer trained on text files; saved as Hugging Face files where ``output`` says."""
+    settings = DataSettings(paths=tuple(str(path) for path in paths))
+    texts = (document.text for document in read_documents(settings, Report()))
+    tokenizer = Tokenizer.train(texts, TokenizerSettings(kind=kind, vocab_size=vocab_size))
+    if output is not None:
+        tokenizer.save(Path(output))
+    return tokenizer
+
+
+def pack(
+    paths: Sequence[StringPath],
+    output: StringPath,
+    *,
+    tokenizer: Tokenizer | None = None,
+    settings: DataSettings | None = None,
+) -> Store:
+    """Read, clean, de-duplicate, split and tokenise text files into a token store on disk.
+
+    ``settings`` are those of the ``[data]`` table, except the paths. Without a tokenizer one is trained on the text.
+    """
+    chosen = replace(settings or DataSettings(), paths=tuple(str(path) for path in paths))
+    return build_store(Path(output), chosen, tokenizer=tokenizer)
+
+
+def open_store(path: StringPath) -> Store:
+    """A packed corpus, verified against its manifest."""
+    return Store.open(Path(path))
+
+
+def train(
+    settings: StringPath,
+    *,
+    data: Store | StringPath | Sequence[StringPath] | None = None,
+    output: StringPath,
+    overrides: Sequence[str] = (),
+) -> RunResult:
+    """Train a run from a preset's name or a TOML file; ``overrides`` read ``train.steps=100``."""
+    file = Path(settings) if str(settings).endswith(".toml") else None
+    store = data if isinstance(data, Store) else None
+    paths = _paths(data)
+    resolved = load_settings(
+        RunSettings,
+        preset=None if file else str(settings),
+        file=file,
+        overrides=overrides,
+        values={"data.paths": paths or None},
+    )
+    return train_run(resolved, Path(output), evaluate=evaluate_split, store=store)
+
+
+def resume(run: StringPath) -> RunResult:
+    """Continue an interrupted run from its newest whole checkpoint, bit for bit."""
+    return resume_run(Path(run), evaluate=evaluate_split)
+
+
+def load(where: StringPath | None = None) -> Model:
+    """The model of a run, a model directory or a name under ``runs/``; None is the newest finished run."""
+    return Model(load_bundle(where))
+
+
+def evaluate(
+    model: Model,
+    data: Store | StringPath | Sequence[StringPath],
+    *,
+    split: Split | None = None,
+    context: int = 0,
+    stride: int = 0,
+    max_tokens: int = 0,
+) -> Evaluation:
+    """Loss, perplexity, bits per byte and per character, with intervals, of text files or of a split of a store.
+
+    A store that was made with another tokenizer is decoded, and encoded with the model's own.
+    """
+    corpus = open_corpus(_paths(data), split=split)
+    tokenizer = model.tokenizer
+    windows = default_windows(model.language_model, context=context, stride=stride)
+    return evaluate_documents(
+        model.language_model,
+        corpus.documents(tokenizer),
+        end_id=tokenizer.end_id,
+        windows=windows,
+        max_tokens=max_tokens,
+        total_tokens=corpus.num_tokens(tokenizer),
+    )
+
+
+def _paths(data: Store | StringPath | Sequence[StringPath] | None) -> list[str]:
+    if data is None:
+        return []
+    if isinstance(data, Store):
+        return [str(data.path)]
+    if isinstance(data, str | Path):
+        return [str(data)]
+    return [str(path) for path in data]

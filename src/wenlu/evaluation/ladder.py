@@ -1,0 +1,268 @@
+"""The ladder: an n-gram, an LSTM, a Transformer and a mixture on one corpus, one tokenizer, one clock and one score.
+
+What ``wenlu demo`` runs. The networks train for the same seconds; the n-gram counts everything once. All rungs are
+scored on the same held-out documents (the test split, that nothing else has seen) with the same windows; the
+mixture's weights are fitted on the validation split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from wenlu.bundle import Bundle, load_bundle, save_bundle
+from wenlu.core.log import notice
+from wenlu.core.publication import publish
+from wenlu.core.runs import Run, is_run
+from wenlu.core.settings import load
+from wenlu.data.store import Store
+from wenlu.evaluation.compare import Comparison, compare
+from wenlu.evaluation.documents import TokenizedDocument, sample_documents, store_documents
+from wenlu.evaluation.evaluator import Evaluation, evaluate_documents, evaluate_split
+from wenlu.evaluation.mixing import fit_mixture
+from wenlu.evaluation.scoring import Windows
+from wenlu.models.config import LanguageModel
+from wenlu.models.mixture import Mixture
+from wenlu.training.run import resume_run, train_run
+from wenlu.training.settings import EvaluateSettings, RunSettings
+
+NGRAM, LSTM, TRANSFORMER, MIXTURE = "n-gram", "lstm", "transformer", "mixture"
+PRESETS = {NGRAM: "ngram-5", LSTM: "lstm-base", TRANSFORMER: "llama-tiny"}
+MIXED = (TRANSFORMER, NGRAM)
+CONTEXT, STRIDE = 256, 128
+_WEIGHT_TOKENS = 65_536
+_CURVE_TOKENS = 8_192  # of validation text, at each point of a curve
+_LEAST_TREND_POINTS = 3
+_PROMPT_DOCUMENT_TOKENS = 60
+_PROMPT_CHARACTERS = {"zh": 12}
+_PROMPT_WORDS = 8
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Bits per byte of (a sample of) the validation text after ``seconds`` of training."""
+
+    seconds: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One model of the ladder. ``tokens`` counts training tokens read, those read again too; ``curve`` may be empty."""
+
+    name: str
+    path: Path
+    seconds: float
+    tokens: int
+    parameters: int
+    evaluation: Evaluation
+    curve: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """When the Transformer alone should reach the n-gram, from its own curve.
+
+    ``seconds`` is None when the curve gives no trend; 0 when it has passed already. ``gain_per_doubling`` is in bits
+    per byte, of the validation text.
+    """
+
+    seconds: float | None
+    gain_per_doubling: float | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs from the first to the last, all pairs compared in all and by language, the mixture's weights."""
+
+    rungs: tuple[Rung, ...]
+    comparisons: Mapping[str, Comparison]
+    weights: Mapping[str, float]
+    forecast: Forecast
+
+    def rung(self, name: str) -> Rung:
+        """One rung by its name."""
+        return next(rung for rung in self.rungs if rung.name == name)
+
+    def as_record(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "rungs": [
+                {
+                    "name": rung.name,
+                    "path": str(rung.path),
+                    "seconds": rung.seconds,
+                    "tokens": rung.tokens,
+                    "parameters": rung.parameters,
+                    **rung.evaluation.as_record(),
+                    "curve": [[point.seconds, point.bits_per_byte] for point in rung.curve],
+                }
+                for rung in self.rungs
+            ],
+            "differences": {
+                language: [pair.as_record() for pair in comparison.pairs]
+                for language, comparison in self.comparisons.items()
+            },
+            "mixture_weights": dict(self.weights),
+            "forecast": {
+                "seconds": self.forecast.seconds,
+                "gain_per_doubling": self.forecast.gain_per_doubling,
+            },
+        }
+
+
+def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> Ladder:
+    """Train what is not there yet below ``directory``, score all of it, and compare.
+
+    A finished rung is taken as it is, an interrupted one is resumed, so a second call is quick.
+
+    Args:
+        seconds: training time of each network; evaluations are outside this clock.
+
+    Raises:
+        DataError: ``evaluation.no_documents`` when the store's test or validation split is empty.
+    """
+    bundles = {name: _train(name, store, directory / name, seconds=seconds, seed=seed) for name in PRESETS}
+    windows = Windows(CONTEXT, STRIDE)
+    weights = fit_mixture(
+        [_model(bundles[name]) for name in MIXED],
+        sample_documents(store_documents(store.validation), _WEIGHT_TOKENS),
+        names=MIXED,
+        end_id=store.validation.end_id,
+        windows=windows,
+    ).fitted.weights
+    bundles[MIXTURE] = _mix(directory / MIXTURE, [bundles[name] for name in MIXED], weights)
+    rungs = tuple(_rung(name, bundle, store, directory, windows) for name, bundle in bundles.items())
+    evaluations = {rung.name: rung.evaluation for rung in rungs}
+    languages = rungs[0].evaluation.by_language
+    comparisons = {"all": compare(evaluations)} | {
+        language: compare(evaluations, language=language) for language in languages if len(languages) > 1
+    }
+    return Ladder(
+        rungs=rungs,
+        comparisons=comparisons,
+        weights=dict(zip(MIXED, weights, strict=True)),
+        forecast=_forecast(rungs, store, bundles[NGRAM]),
+    )
+
+
+def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
+    """When a curve should reach ``target`` bits per byte, if longer runs go on as this one did.
+
+    Bits per byte fall about linearly in the logarithm of the training time over the range of one forecast. The slope is
+    taken over the second quarter of the run, where the rate is constant and beyond its first steep fall; the level is
+    the run's end, because a longer run anneals at its end too. An estimate: it leaves out that text runs short.
+    """
+    end = curve[-1] if curve else None
+    if end is None:
+        return Forecast(None, None)
+    trend = [point for point in curve if end.seconds / 5 <= point.seconds <= end.seconds * 0.55]
+    slope = 0.0
+    if len(trend) >= _LEAST_TREND_POINTS:
+        logs = np.log2([point.seconds for point in trend])
+        slope = float(np.polyfit(logs, [point.bits_per_byte for point in trend], 1)[0])
+    gain = -slope if slope < 0 else None
+    if end.bits_per_byte <= target:
+        return Forecast(0.0, gain)
+    if gain is None:
+        return Forecast(None, None)
+    return Forecast(end.seconds * 2 ** ((end.bits_per_byte - target) / gain), gain)
+
+
+def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) -> Bundle:
+    """The bundle of a finished rung; trained or resumed when it is not finished."""
+    if is_run(path):
+        resume_run(path, evaluate=evaluate_split, store=store)
+    else:
+        notice("ladder.rung", name=name, preset=PRESETS[name])
+        values: dict[str, object] = {
+            "data.paths": [str(store.path)],
+            "train.seed": seed,
+            "evaluate.max_tokens": _CURVE_TOKENS,
+            "evaluate.final_max_tokens": _CURVE_TOKENS,
+        }
+        if name != NGRAM:
+            values |= {"train.budget": f"{seconds:g}s", "evaluate.every": "5%"}
+        resolved = load(RunSettings, preset=PRESETS[name], values=values)
+        train_run(resolved, path, evaluate=evaluate_split, store=store)
+    return load_bundle(path)
+
+
+def _mix(path: Path, bundles: Sequence[Bundle], weights: Sequence[float]) -> Bundle:
+    """Publish the mixture as a model directory."""
+    mixture = Mixture([bundle.model for bundle in bundles], weights)
+    publish(
+        path,
+        lambda folder: save_bundle(folder, model=mixture, tokenizer=bundles[0].tokenizer),
+        replace=path.exists(),
+    )
+    return load_bundle(path)
+
+
+def _rung(name: str, bundle: Bundle, store: Store, directory: Path, windows: Windows) -> Rung:
+    documents = store_documents(store.test)
+    notice("ladder.scoring", name=name, documents=store.test.num_documents)
+    evaluation = evaluate_documents(
+        _model(bundle), documents, end_id=store.test.end_id, windows=windows, total_tokens=store.test.num_tokens
+    )
+    parts = MIXED if name == MIXTURE else (name,)
+    logs = [Run.open(directory / part).read_log() for part in parts]
+    return Rung(
+        name=name,
+        path=directory / name,
+        seconds=math.fsum(_sum(log, "seconds") for log in logs),
+        tokens=int(sum(_sum(log, "tokens") for log in logs)),
+        parameters=_model(bundle).statistics(sequence_length=CONTEXT).parameters,
+        evaluation=evaluation,
+        curve=_curve(logs[0]) if len(logs) == 1 else (),
+    )
+
+
+def _curve(log: Sequence[Mapping[str, object]]) -> tuple[CurvePoint, ...]:
+    """The evaluations during a run against the seconds of its steps."""
+    seconds, points = 0.0, []
+    for record in log:
+        if record["event"] == "step":
+            seconds += cast(float, record["seconds"])
+        elif record["event"] == "evaluation":
+            points.append(CurvePoint(seconds, cast(float, record["bits_per_byte"])))
+    return tuple(points)
+
+
+def _forecast(rungs: Sequence[Rung], store: Store, ngram: Bundle) -> Forecast:
+    """The Transformer's curve against the n-gram's score of the same sample of the validation text."""
+    transformer = next(rung for rung in rungs if rung.name == TRANSFORMER)
+    settings = EvaluateSettings()
+    target = evaluate_split(ngram.model, store.validation, settings, context=CONTEXT, max_tokens=_CURVE_TOKENS)
+    return crossing(transformer.curve, target["bits_per_byte"])
+
+
+def _sum(log: Sequence[Mapping[str, object]], name: str) -> float:
+    """A field summed over the steps of a run, or of its one fit."""
+    return math.fsum(cast(float, record[name]) for record in log if record["event"] in ("step", "fit"))
+
+
+def _model(bundle: Bundle) -> LanguageModel:
+    return cast(LanguageModel, bundle.model)
+
+
+def prompts(store: Store, *, languages: Sequence[str] = ("zh", "en")) -> dict[str, str]:
+    """How a held-out document of each language begins: its first words, to be continued."""
+    found: dict[str, str] = {}
+    for document in store_documents(store.test):
+        language = document.language
+        if language in languages and language not in found and len(document.ids) >= _PROMPT_DOCUMENT_TOKENS:
+            found[language] = _beginning(store, document)
+    return {language: found[language] for language in languages if language in found}
+
+
+def _beginning(store: Store, document: TokenizedDocument) -> str:
+    text = store.tokenizer.decode([int(token) for token in document.ids[:_PROMPT_DOCUMENT_TOKENS]])
+    if document.language in _PROMPT_CHARACTERS:
+        return text[: _PROMPT_CHARACTERS[document.language]]
+    return " ".join(text.split(" ")[:_PROMPT_WORDS])
