@@ -3,6 +3,9 @@
 The library's switch ``encode_special_tokens`` stops the search for their strings, but a vocabulary that lists them
 among its ordinary pieces (as SentencePiece's Unigram does, and a word list may) still finds them. Such entries are
 renamed, in the copy that encodes, to a string that no text can come to.
+
+Added tokens that a foreign directory does not mark as special (Qwen's ``<tool_call>``) are ordinary vocabulary there,
+and stay what its own library makes of them: they are found in a text.
 """
 
 from __future__ import annotations
