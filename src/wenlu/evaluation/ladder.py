@@ -38,6 +38,7 @@ CONTEXT, STRIDE = 256, 128
 _WEIGHT_TOKENS = 65_536
 _CURVE_TOKENS = 8_192  # of validation text, at each point of a curve
 _LEAST_TREND_POINTS = 3
+_LEAST_LANGUAGE_DOCUMENTS = 10  # a language with fewer gets no column of its own
 _PROMPT_DOCUMENT_TOKENS = 60
 _PROMPT_CHARACTERS = {"zh": 12}
 _PROMPT_WORDS = 8
@@ -139,9 +140,10 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
     bundles[MIXTURE] = _mix(directory / MIXTURE, [bundles[name] for name in MIXED], weights)
     rungs = tuple(_rung(name, bundle, store, directory, windows) for name, bundle in bundles.items())
     evaluations = {rung.name: rung.evaluation for rung in rungs}
-    languages = rungs[0].evaluation.by_language
+    by_language = rungs[0].evaluation.by_language
+    languages = [name for name, summary in by_language.items() if summary.documents >= _LEAST_LANGUAGE_DOCUMENTS]
     comparisons = {"all": compare(evaluations)} | {
-        language: compare(evaluations, language=language) for language in languages if len(languages) > 1
+        language: compare(evaluations, language=language) for language in languages if len(by_language) > 1
     }
     return Ladder(
         rungs=rungs,
