@@ -67,7 +67,7 @@ class Duration:
         return parsed
 
     def steps(self, pace: Pace) -> int:
-        """The number of steps this lasts, at least 1; epochs and tokens are rounded up, time is rounded down."""
+        """The number of steps this lasts, at least 1; rounded up, but time is rounded down."""
         if self.unit == "steps":
             exact = self.value
         elif self.unit == "epochs":
@@ -76,7 +76,7 @@ class Duration:
             exact = math.ceil(self.value / pace.tokens_per_step - 1e-9)
         elif self.unit == "percent":
             assert pace.total_steps is not None, "a share of the run needs the run's length"
-            exact = self.value / 100 * pace.total_steps
+            exact = math.ceil(self.value / 100 * pace.total_steps - 1e-9)
         else:
             assert pace.seconds_per_step is not None, "a time needs a measured speed"
             exact = self.value / pace.seconds_per_step

@@ -65,7 +65,6 @@ def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
                 break
     found = training_digest(trainer)
     _compare_weights(run, trainer, checkpoints[-1], found)
-    notice("training.verified", first=first, last=last, digest=found)
     return Verified(first, last, found)
 
 
