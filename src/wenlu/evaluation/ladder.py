@@ -39,7 +39,7 @@ _WEIGHT_TOKENS = 65_536
 _CURVE_TOKENS = 8_192  # of validation text, at each point of a curve
 _LEAST_TREND_POINTS = 3
 _LEAST_LANGUAGE_DOCUMENTS = 10  # a language with fewer gets no column of its own
-_PROMPT_DOCUMENT_TOKENS = 60
+_PROMPT_DOCUMENT_TOKENS = 16
 _PROMPT_CHARACTERS = {"zh": 12}
 _PROMPT_WORDS = 8
 
