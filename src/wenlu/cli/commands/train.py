@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +39,6 @@ def command(
     allow_inexact: bool,
 ) -> int:
     """Train, resume or verify."""
-    # Read when torch is loaded. Threads that wait asleep: on two busy cores spinning ones took three times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if resume is None:
         if verify:
             raise SettingsError("training.verify_alone")
