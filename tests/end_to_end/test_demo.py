@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +42,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     target = tmp_path_factory.mktemp("demo") / "first"
     found = demo("--data", corpus, "-o", target, *WORDS)
     assert found.exit_code == 0, found.output
-    for words in ("n-gram (order 5)", "LSTM", "Transformer + n-gram", "95 % interval", "What to type next", "zh", "en"):
+    for words in (
+        "n-gram (order 5)",
+        "LSTM",
+        "Transformer + n-gram",
+        "95 % interval of",
+        "What to type next",
+        "zh",
+        "en",
+    ):
         assert words in found.stdout
     return target
 
@@ -92,3 +103,25 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, words: tuple[str, ...
     found = demo("-o", tmp_path / "new", *words)
     assert found.exit_code == 2
     assert said in found.stderr
+
+
+def test_a_signal_stops_the_demo_and_not_only_one_of_its_models(tmp_path: Path, corpus: Path) -> None:
+    target = tmp_path / "demo"
+    words = ["--data", str(corpus), "-o", str(target), "--budget", "10m", "--vocab-size", "400"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wenlu", "demo", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "steps loss" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        code = process.wait(timeout=60)
+    assert code == 130, "".join(said) + rest
+    assert "the same command goes on" in rest
+    assert (target / "lstm").is_dir()
+    assert not (target / "transformer").exists()
+    assert not (target / "report.html").exists()

@@ -28,6 +28,7 @@ from wenlu.evaluation.mixing import fit_mixture
 from wenlu.evaluation.scoring import Windows
 from wenlu.models.config import LanguageModel
 from wenlu.models.mixture import Mixture
+from wenlu.training.results import RunResult
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import EvaluateSettings, RunSettings
 
@@ -117,10 +118,11 @@ class Ladder:
         }
 
 
-def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> Ladder:
+def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> Ladder | RunResult:
     """Train what is not there yet below ``directory``, score all of it, and compare.
 
-    A finished rung is taken as it is, an interrupted one is resumed, so a second call is quick.
+    A finished rung is taken as it is, an interrupted one is resumed, so a second call is quick. When a signal stops a
+    rung, the result of that run is all there is.
 
     Args:
         seconds: training time of each network; evaluations are outside this clock.
@@ -128,7 +130,12 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
     Raises:
         DataError: ``evaluation.no_documents`` when the store's test or validation split is empty.
     """
-    bundles = {name: _train(name, store, directory / name, seconds=seconds, seed=seed) for name in PRESETS}
+    bundles = {}
+    for name in PRESETS:
+        result = _train(name, store, directory / name, seconds=seconds, seed=seed)
+        if result.state == "stopped":
+            return result
+        bundles[name] = load_bundle(directory / name)
     windows = Windows(CONTEXT, STRIDE)
     weights = fit_mixture(
         [_model(bundles[name]) for name in MIXED],
@@ -176,23 +183,21 @@ def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
     return Forecast(end.seconds * 2 ** ((end.bits_per_byte - target) / gain), gain)
 
 
-def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) -> Bundle:
-    """The bundle of a finished rung; trained or resumed when it is not finished."""
+def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) -> RunResult:
+    """Train a rung, or go on with it; one that is finished stays as it is."""
     if is_run(path):
-        resume_run(path, evaluate=evaluate_split, store=store)
-    else:
-        notice("ladder.rung", name=name, preset=PRESETS[name])
-        values: dict[str, object] = {
-            "data.paths": [str(store.path)],
-            "train.seed": seed,
-            "evaluate.max_tokens": _CURVE_TOKENS,
-            "evaluate.final_max_tokens": _CURVE_TOKENS,
-        }
-        if name != NGRAM:
-            values |= {"train.budget": f"{seconds:g}s", "evaluate.every": "5%"}
-        resolved = load(RunSettings, preset=PRESETS[name], values=values)
-        train_run(resolved, path, evaluate=evaluate_split, store=store)
-    return load_bundle(path)
+        return resume_run(path, evaluate=evaluate_split, store=store)
+    notice("ladder.rung", name=name, preset=PRESETS[name])
+    values: dict[str, object] = {
+        "data.paths": [str(store.path)],
+        "train.seed": seed,
+        "evaluate.max_tokens": _CURVE_TOKENS,
+        "evaluate.final_max_tokens": _CURVE_TOKENS,
+    }
+    if name != NGRAM:
+        values |= {"train.budget": f"{seconds:g}s", "evaluate.every": "5%"}
+    resolved = load(RunSettings, preset=PRESETS[name], values=values)
+    return train_run(resolved, path, evaluate=evaluate_split, store=store)
 
 
 def _mix(path: Path, bundles: Sequence[Bundle], weights: Sequence[float]) -> Bundle:
@@ -259,7 +264,9 @@ def prompts(store: Store, *, languages: Sequence[str] = ("zh", "en")) -> dict[st
     for document in store_documents(store.test):
         language = document.language
         if language in languages and language not in found and len(document.ids) >= _PROMPT_DOCUMENT_TOKENS:
-            found[language] = _beginning(store, document)
+            beginning = _beginning(store, document)
+            if "\n" not in beginning:
+                found[language] = beginning
     return {language: found[language] for language in languages if language in found}
 
 

@@ -32,10 +32,11 @@ PLAN = "demo.json"
 @option("demo", "--vocab-size", type=int, default=VOCAB_SIZE)
 @option("demo", "--seed", type=int, default=1)
 @output.run
-def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> None:
+def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> int:
     """Fetch, pack, train, score, mix, generate, report."""
     from wenlu.core.publication import write_file_atomically
     from wenlu.evaluation.ladder import climb
+    from wenlu.training.results import RunResult
 
     seconds = _seconds(budget)
     corpus = list(data) or _default_corpus()
@@ -45,6 +46,9 @@ def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: 
     if store.test.num_documents < LEAST_DOCUMENTS:
         notice("demo.few_documents", documents=store.test.num_documents, least=LEAST_DOCUMENTS)
     ladder = climb(store, directory, seconds=seconds, seed=seed)
+    if isinstance(ladder, RunResult):
+        notice("demo.stopped", path=directory)
+        return ladder.exit_code
     samples = _samples(store, ladder)
     record = {
         "directory": str(directory),
@@ -58,6 +62,7 @@ def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: 
     report = directory / "report.html"
     write_file_atomically(report, _report(ladder, samples))
     _show(record, ladder, samples, directory, report, with_data=bool(data))
+    return 0
 
 
 def _seconds(budget: str) -> float:
@@ -151,10 +156,10 @@ def _show(
     with_data: bool,
 ) -> None:
     """The ladder, what it says, the continued prompts, and what to type next."""
-    columns, rows = ladder_table(ladder)
     documents = len(ladder.rungs[0].evaluation.scores)
-    sentences = [text("demo.title", documents=documents), output.render(output.table(columns, rows)).rstrip("\n")]
-    sentences += [text("demo.interval"), "", *conclusions(ladder), ""]
+    sentences = [text("demo.title", documents=documents), output.render(output.table(*scores_table(ladder)))]
+    sentences += [text("demo.interval"), output.render(output.table(*differences_table(ladder)))]
+    sentences += [*conclusions(ladder), ""]
     for sample in samples:
         heading = text("demo.sample", model=text(f"ladder.{sample['model']}"), language=sample["language"])
         sentences.append(f"{heading}\n  {sample['prompt']}▸{sample['text']}\n")
@@ -163,24 +168,36 @@ def _show(
     output.result(record, text="\n".join(sentences))
 
 
-def ladder_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the ladder: bits per byte in all and by language, each with its paired difference."""
+def scores_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: what each rung cost, and its bits per byte in all and by language."""
+    columns = [text(f"demo.column_{name}") for name in ("model", "seconds", "tokens", "parameters")]
+    columns += [_heading(language) for language in ladder.comparisons]
+    rows = [
+        [
+            text(f"ladder.{rung.name}"),
+            f"{rung.seconds:.0f}",
+            f"{rung.tokens:,}",
+            f"{rung.parameters:,}",
+            *(f"{_bits(rung, language):.3f}" for language in ladder.comparisons),
+        ]
+        for rung in ladder.rungs
+    ]
+    return columns, rows
+
+
+def differences_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: the paired difference of each rung to the n-gram, in all and by language."""
     from wenlu.evaluation.ladder import NGRAM
 
-    languages = list(ladder.comparisons)
-    columns = [text(f"demo.column_{name}") for name in ("model", "seconds", "tokens", "parameters")]
-    for language in languages:
-        columns += [_heading(language), text("demo.column_difference")]
-    rows = []
-    for rung in ladder.rungs:
-        row = [text(f"ladder.{rung.name}"), f"{rung.seconds:.0f}", f"{rung.tokens:,}", f"{rung.parameters:,}"]
-        for language in languages:
-            row.append(f"{_bits(rung, language):.3f}")
-            difference = (
-                "—" if rung.name == NGRAM else _difference(ladder.comparisons[language].between(rung.name, NGRAM))
-            )
-            row.append(difference)
-        rows.append(row)
+    columns = [text("demo.column_model"), *(_heading(language) for language in ladder.comparisons)]
+    rows = [
+        [
+            text(f"ladder.{rung.name}"),
+            *(_difference(comparison.between(rung.name, NGRAM)) for comparison in ladder.comparisons.values()),
+        ]
+        for rung in ladder.rungs
+        if rung.name != NGRAM
+    ]
     return columns, rows
 
 
@@ -254,7 +271,6 @@ def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
     from wenlu.evaluation.charts import Chart, Line
     from wenlu.evaluation.reports import Report, Sample, Samples, Table, render
 
-    columns, rows = ladder_table(ladder)
     lines = [
         Line(text(f"ladder.{rung.name}"), [(point.seconds, point.bits_per_byte) for point in rung.curve])
         for rung in ladder.rungs
@@ -270,12 +286,8 @@ def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
             title=text("demo.report_title"),
             summary=text("demo.title", documents=documents),
             sections=[
-                Table(
-                    text("demo.report_ladder"),
-                    columns,
-                    rows,
-                    note="\n".join([text("demo.interval"), *conclusions(ladder)]),
-                ),
+                Table(text("demo.report_ladder"), *scores_table(ladder), note=" ".join(conclusions(ladder))),
+                Table(text("demo.report_differences"), *differences_table(ladder), note=text("demo.interval")),
                 Chart(text("demo.report_curves"), text("demo.axis_seconds"), text("demo.axis_bits"), lines),
                 Samples(text("demo.report_samples"), shown),
             ],
