@@ -77,8 +77,10 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A tokenizer trained on text files; saved as Hugging Face files where ``output`` says."""
     settings = DataSettings(paths=tuple(str(path) for path in paths))
-    texts = (document.text for document in read_documents(settings, Report()))
+    report = Report()
+    texts = (document.text for document in read_documents(settings, report))
     tokenizer = Tokenizer.train(texts, TokenizerSettings(kind=kind, vocab_size=vocab_size))
+    report.announce()
     if output is not None:
         tokenizer.save(Path(output))
     return tokenizer

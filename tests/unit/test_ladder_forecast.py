@@ -35,4 +35,4 @@ def test_a_curve_below_the_target_has_passed() -> None:
 
 @pytest.mark.parametrize("curve", [[], falling(0.25)[:3], falling(-0.1), falling(0.0)])
 def test_no_trend_no_forecast(curve: list[CurvePoint]) -> None:
-    assert crossing(curve, -5.0) == Forecast(None, None)
+    assert crossing(curve, -5.0) == Forecast(-5.0, None, None)

@@ -99,8 +99,8 @@ def _hold_out_tails(spool: Spool, wanted: list[Split], directory: Path) -> Spool
                 pieces = _divide(text, order, start=passed[file], total=totals[file])
             passed[file] += len(text)
             left = int(row["original_bytes"])
-            for split, piece in reversed(pieces):
-                size = left if piece is pieces[0][1] else len(piece.encode())
+            for number, (split, piece) in reversed(list(enumerate(pieces))):
+                size = len(piece.encode()) if number else left
                 left -= size
                 made.add(piece, original_bytes=size, hash=int(row["hash"]), file=file, language=language, split=split)
     if any(not len(made.in_split(split)) for split in wanted):
@@ -116,7 +116,7 @@ def _divide(text: str, order: list[Split], *, start: int, total: int) -> list[tu
     places = [0]
     for number in range(tails):
         near = min(max(round(total * (1 - TAIL * (tails - number))) - start, places[-1]), len(text))
-        places.append(cut_place(text, near) if 0 < near < len(text) else near)
+        places.append(max(cut_place(text, near), places[-1]) if 0 < near < len(text) else near)
     places.append(len(text))
     pieces = [(split, text[low:high]) for split, low, high in zip(order, places, places[1:], strict=False)]
     return [(split, piece) for split, piece in pieces if piece.strip()]

@@ -119,6 +119,6 @@ def _trained_tokens(run: Run | None) -> int | None:
     total = 0
     for record in run.read_log():
         tokens = record.get("tokens")
-        if record.get("event") == "step" and isinstance(tokens, int):
+        if record.get("event") in ("step", "fit") and isinstance(tokens, int):
             total += tokens
     return total or None

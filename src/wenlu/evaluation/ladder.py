@@ -70,10 +70,11 @@ class Rung:
 class Forecast:
     """When the Transformer alone should reach the n-gram, from its own curve.
 
-    ``seconds`` is None when the curve gives no trend; 0 when it has passed already. ``gain_per_doubling`` is in bits
-    per byte, of the validation text.
+    ``target`` is the n-gram's bits per byte of the curve's text. ``seconds`` is None when the curve gives no trend; 0
+    when it has passed already. ``gain_per_doubling`` is in bits per byte.
     """
 
+    target: float
     seconds: float | None
     gain_per_doubling: float | None
 
@@ -112,6 +113,7 @@ class Ladder:
             },
             "mixture_weights": dict(self.weights),
             "forecast": {
+                "target": self.forecast.target,
                 "seconds": self.forecast.seconds,
                 "gain_per_doubling": self.forecast.gain_per_doubling,
             },
@@ -169,7 +171,7 @@ def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
     """
     end = curve[-1] if curve else None
     if end is None:
-        return Forecast(None, None)
+        return Forecast(target, None, None)
     trend = [point for point in curve if end.seconds / 5 <= point.seconds <= end.seconds * 0.55]
     slope = 0.0
     if len(trend) >= _LEAST_TREND_POINTS:
@@ -177,10 +179,10 @@ def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
         slope = float(np.polyfit(logs, [point.bits_per_byte for point in trend], 1)[0])
     gain = -slope if slope < 0 else None
     if end.bits_per_byte <= target:
-        return Forecast(0.0, gain)
+        return Forecast(target, 0.0, gain)
     if gain is None:
-        return Forecast(None, None)
-    return Forecast(end.seconds * 2 ** ((end.bits_per_byte - target) / gain), gain)
+        return Forecast(target, None, None)
+    return Forecast(target, end.seconds * 2 ** ((end.bits_per_byte - target) / gain), gain)
 
 
 def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import nn
@@ -14,16 +14,17 @@ from wenlu.core.runs import Run, publish
 from wenlu.core.settings import Resolved, changed, to_toml, unused_setting
 from wenlu.data.store import Store
 from wenlu.models import ngram
-from wenlu.training.preparation import open_store
+from wenlu.training.preparation import check_windows, open_store
 from wenlu.training.results import Evaluate, RunResult, last_evaluation
 from wenlu.training.settings import RunSettings
 from wenlu.training.status import describe_data, describe_process
 
 FITTED_KINDS = frozenset({"ngram"})
-_UNREAD = {
-    "train": ("steps", "budget", "batch_size", "accumulation", "clip", "precision", "compile", "layout", "attention"),
-    "optimizer": ("name", "learning_rate", "weight_decay"),
-    "schedule": ("name", "warmup", "decay", "final"),
+_READ = {  # by the evaluation, the status and the task; of the other tables everything is
+    "train": {"seed", "sequence_length"},
+    "optimizer": set[str](),
+    "schedule": set[str](),
+    "evaluate": {"context", "stride", "max_tokens", "final_max_tokens"},
 }
 
 
@@ -43,9 +44,11 @@ def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = No
     """
     settings = resolved.value
     because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
-    for table, keys in _UNREAD.items():
+    for table, read in _READ.items():
+        keys = [field.name for field in fields(getattr(settings, table)) if field.name not in read]
         for key, value in changed(getattr(settings, table), table, keys).items():
             raise unused_setting(key, value, because=because)
+    check_windows(settings, None)
     return Fitting(resolved, store or open_store(settings))
 
 

@@ -46,9 +46,15 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_rate", "head_rate", "vector_rate", "eps", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and (value < 0 or (value == 0 and name == "learning_rate")):
-                raise SettingsError("training.range", setting=f"optimizer.{name}", value=value, bounds="> 0")
+            value, bounds = getattr(self, name), "> 0" if name == "learning_rate" else ">= 0"
+            if value is not None and not (value > 0 or (value == 0 and bounds == ">= 0")):
+                raise SettingsError("training.range", setting=f"optimizer.{name}", value=value, bounds=bounds)
+        for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
+            if getattr(self, name) < least:
+                bounds = f">= {least}"
+                raise SettingsError(
+                    "training.range", setting=f"optimizer.{name}", value=getattr(self, name), bounds=bounds
+                )
         for name in ("beta1", "beta2", "momentum", "momentum_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -54,7 +55,14 @@ def resolve_machine(settings: TrainSettings) -> TrainSettings:
         raise DeviceError("training.no_bfloat16", capability=torch.backends.cpu.get_cpu_capability())
     if precision == "auto":
         precision = "bf16" if has_bfloat16() and bfloat16_gain() > _GAIN else "fp32"
-    return replace(settings, precision=precision, threads=settings.threads or len(os.sched_getaffinity(0)))
+    return replace(settings, precision=precision, threads=settings.threads or _free_cores())
+
+
+def _free_cores() -> int:
+    """Processor cores that this process may use; all of them where the system does not say (macOS, Windows)."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -20,10 +20,11 @@ from wenlu.data.loader import Loader
 from wenlu.data.store import Store
 from wenlu.data.tokens import prepared_store
 from wenlu.models.build import build_model, family
+from wenlu.models.config import LanguageModel
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.duration import Duration, Pace
-from wenlu.training.optimizers import Optimizer
+from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
 from wenlu.training.settings import RunSettings
@@ -142,8 +143,7 @@ def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
 
 def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
     """Open the corpus, build the model, and resolve precision, threads, layout and attention; not yet the steps."""
-    steps_outrank_budget(resolved)  # what is wrong is said before the corpus is read
-    resolved = _resolve_machine(resolved)
+    resolved = _resolve_machine(one_length(resolved))  # what is wrong is said before the corpus is read
     settings = resolved.value
     settings.model.refuse_unused(family(settings.model.kind).uses)
     task = create_task(settings.task)
@@ -158,6 +158,10 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         sequence_length=train.sequence_length,
         seed=train.seed,
     )
+    if settings.optimizer.head_rate is not None and "head" not in parameter_roles(model).values():
+        because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
+        raise unused_setting("optimizer.head_rate", settings.optimizer.head_rate, because=because)
+    check_windows(settings, cast(LanguageModel, model).max_positions)
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
     assert train.layout != "auto"
@@ -172,16 +176,29 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
     return Prepared(resolved, store, model, task, loader)
 
 
+def check_windows(settings: RunSettings, max_positions: int | None) -> None:
+    """Refuse now what the first evaluation would refuse after a share of the run.
+
+    Raises:
+        SettingsError: ``training.range``.
+    """
+    context = settings.evaluate.context or settings.train.sequence_length
+    setting = "evaluate.context" if settings.evaluate.context else "train.sequence_length"
+    if max_positions is not None and context > max_positions:
+        bounds = f"<= model.max_positions = {max_positions}"
+        raise SettingsError("training.range", setting=setting, value=context, bounds=bounds)
+    if settings.evaluate.stride > context:
+        bounds = f"<= {setting} = {context}"
+        raise SettingsError("training.range", setting="evaluate.stride", value=settings.evaluate.stride, bounds=bounds)
+
+
 def decide_steps(prepared: Prepared) -> None:
     """Fix the number of steps: as given, or from the budget, which they replace; a time needs a measured speed.
 
     The speed is measured on a copy of the model that is thrown away, so that it leaves no trace in the run.
     """
     train = prepared.settings.train
-    if train.steps is not None and (train.budget is None or steps_outrank_budget(prepared.resolved)):
-        prepared.resolved = Resolved(
-            replace(prepared.settings, train=replace(train, budget=None)), prepared.resolved.origins
-        )
+    if train.steps is not None:
         return
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     pace = replace(prepared.pace, total_steps=None)
@@ -198,17 +215,22 @@ def decide_steps(prepared: Prepared) -> None:
     prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps, budget=None))
 
 
-def steps_outrank_budget(resolved: Resolved[RunSettings]) -> bool:
-    """Whether ``train.steps`` came from a later source than ``train.budget``.
+def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
+    """The settings with ``train.steps`` or ``train.budget``, whichever came from the later source, and not the other.
+
+    Decided before ``run.toml`` is first written, which would make one source of the two.
 
     Raises:
         SettingsError: ``training.steps_and_budget`` when one source gave both.
     """
     train = resolved.value.train
+    if train.steps is None or train.budget is None:
+        return resolved
     steps, budget = (_rank(resolved.origins.get(f"train.{name}", "default")) for name in ("steps", "budget"))
-    if train.steps is not None and train.budget is not None and steps == budget:
+    if steps == budget:
         raise SettingsError("training.steps_and_budget", steps=train.steps, budget=train.budget)
-    return steps > budget
+    one = replace(train, budget=None) if steps > budget else replace(train, steps=None)
+    return Resolved(replace(resolved.value, train=one), resolved.origins)
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:

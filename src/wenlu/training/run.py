@@ -53,8 +53,7 @@ def train_run(
         WenluError: whatever the settings, the corpus or a step have wrong.
     """
     _refuse_existing(path)
-    if store is None:
-        refuse_unread_by_store(resolved)
+    refuse_unread_by_store(resolved)
     resolved = absolute_paths(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
         fitting = prepare_fitting(resolved, store=store)
@@ -214,6 +213,7 @@ class _Consumer:
         )
         self.seconds, self.best_loss, self.best_step = state.seconds, state.best_loss, state.best_step
         self.saved_step = state.step
+        self._note_best(checkpoint)  # a kill may have come between the checkpoint and its mention
 
     def consume(self) -> RunResult:
         total = self.trainer.schedule.steps
@@ -294,11 +294,15 @@ class _Consumer:
             write_state(directory, state, optimizer=self.trainer.optimizer, carried=self.trainer.carried)
 
         publish(target, write, replace=target.exists())
-        if self.best_step == step and self.best_loss is not None:
-            self.run.write_best(target, step=step, loss=self.best_loss)
         self.saved_step = step
+        self._note_best(target)
         self.run.write_status(step=step, seconds=self.seconds)
         self.run.retain(self.settings.train.keep)
+
+    def _note_best(self, checkpoint: Path) -> None:
+        """Say in ``best.json`` that the checkpoint just saved or restored is the best, if it is."""
+        if self.best_loss is not None and self.best_step == self.saved_step:
+            self.run.write_best(checkpoint, step=self.best_step, loss=self.best_loss)
 
     def _write_model(self, directory: Path, step: int) -> None:
         provenance: dict[str, str | int | float] = {

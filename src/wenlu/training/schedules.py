@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import Notice
-from wenlu.core.settings import unused_setting
+from wenlu.core.settings import changed, unused_setting
 from wenlu.training.duration import Duration, Pace
 
 ScheduleName = Literal["wsd", "cosine", "linear", "constant"]
@@ -38,9 +38,10 @@ class ScheduleSettings:
                 raise SettingsError("training.duration_unit", setting=f"schedule.{key}", value=written, units=units)
         if not 0 <= self.final <= 1:
             raise SettingsError("training.range", setting="schedule.final", value=self.final, bounds="0 ... 1")
-        if self.name != "wsd" and self.decay != ScheduleSettings.decay:
+        unread = {"wsd": (), "constant": ("decay", "final")}.get(self.name, ("decay",))
+        for key, value in changed(self, "schedule", unread).items():
             because = Notice("training.because", {"setting": "schedule.name", "value": self.name})
-            raise unused_setting("schedule.decay", self.decay, because=because)
+            raise unused_setting(key, value, because=because)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class TrainSettings:
         Duration.parse(self.save_every, setting="train.save_every")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # so that NaN is refused as well
                 raise SettingsError("training.range", setting=f"train.{name}", value=value, bounds=f">= {least}")
 
 

@@ -276,6 +276,9 @@ def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
         for rung in ladder.rungs
         if rung.curve
     ]
+    longest = max(line.points[-1][0] for line in lines)
+    target = ladder.forecast.target
+    lines.append(Line(text("ladder.n-gram"), [(0.0, target), (longest, target)]))
     shown = [
         Sample(text(f"ladder.{sample['model']}") + f" · {sample['language']}", sample["prompt"], sample["text"])
         for sample in samples
