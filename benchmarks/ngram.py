@@ -1,12 +1,13 @@
 """The n-gram model against KenLM on one token store: seconds, bits per byte, and the largest difference of a token.
 
-    python benchmarks/ngram.py --data STORE [--order 5] [--kenlm FOLDER]
+    python benchmarks/ngram.py [--data STORE] [--order 5] [--kenlm FOLDER]
 
-FOLDER holds KenLM's programs ``lmplz`` and ``query`` (https://github.com/kpu/kenlm); by default they are looked for on
-the PATH, and without them only our own figures are printed. KenLM reads each document as one line of made-up words, one
-for each token, so that nothing but the counting and smoothing is compared. Both count the train split, ours on one
-thread, KenLM on as many as its pipeline starts, and score whole documents of the validation split; KenLM's scoring
-includes reading its ARPA file.
+Without STORE, the documentation that lies in every Python is packed into the cache and taken. FOLDER holds KenLM's
+programs ``lmplz`` and ``query`` (https://github.com/kpu/kenlm); by default they are looked for on the PATH, and without
+them only our own figures are printed. KenLM reads each document as one line of made-up words, one for each token, so
+that nothing but the counting and smoothing is compared. Both count the train split, ours on one thread, KenLM on as
+many as its pipeline starts, and score whole documents of the validation split; KenLM's scoring includes reading its
+ARPA file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wenlu.data.fetch import fetch_corpus
+from wenlu.data.settings import DataSettings
 from wenlu.data.store import Store, TokenStore
+from wenlu.data.tokens import prepared_store
 from wenlu.models.ngram import NGramModel, fit
 
 
@@ -95,14 +99,20 @@ def kenlm(folder: Path, train: TokenStore, validation: TokenStore, *, order: int
     return Result(fitted - started, scored - fitted, np.array(values, dtype=np.float64) * math.log(10))
 
 
+def documentation() -> Store:
+    """A store of the English text that every Python carries."""
+    paths = tuple(str(path) for path in fetch_corpus("python-docs"))
+    return prepared_store(DataSettings(paths=paths))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--kenlm", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store = Store.open(options.data)
+    store = Store.open(options.data) if options.data else documentation()
     known = np.setdiff1d(np.unique(store.train.tokens), [store.train.end_id])
     train, validation = compact(store.train, known), compact(store.validation, known)
     num_bytes = int(store.validation.original_bytes.sum())
