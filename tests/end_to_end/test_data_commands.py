@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from wenlu import api
 from wenlu.cli.main import main
 
 
@@ -66,6 +67,22 @@ def test_a_trained_tokenizer_and_given_splits(texts: Path, tmp_path: Path) -> No
     assert splits["validation"]["documents"] == 1 and 0 < splits["test"]["documents"] < 30
     refused = wenlu(*words, "--vocab-size", 400, "--replace")
     assert refused.exit_code == 2 and "tokenizer.vocab_size" in refused.stderr
+
+
+def test_replace_takes_a_store_and_spares_a_folder_of_texts(texts: Path, tmp_path: Path) -> None:
+    words = ["data", "pack", texts, "--vocab-size", 300, "--replace", "-o"]
+    before = sorted(texts.iterdir())
+    refused = wenlu(*words, texts)
+    assert refused.exit_code == 2 and "not made by Wenlu" in refused.stderr
+    assert sorted(texts.iterdir()) == before
+    assert [wenlu(*words, tmp_path / "store").exit_code for _ in range(2)] == [0, 0]
+
+
+def test_a_tokenizer_from_python_says_what_it_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wenlu")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a fox and a dog"}\n{"text": null}\n', encoding="utf-8")
+    api.train_tokenizer([tmp_path / "rows.jsonl"], vocab_size=300)
+    assert "1 documents dropped" in caplog.text
 
 
 def test_inspect_goes_on_after_a_broken_file(texts: Path) -> None:

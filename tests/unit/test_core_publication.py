@@ -21,6 +21,7 @@ from wenlu.core import publication
 from wenlu.core.errors import CheckpointError, DataError, RunError, WenluError
 from wenlu.core.publication import (
     MANIFEST,
+    check_target,
     publish,
     read_manifest,
     remove_directory,
@@ -67,6 +68,25 @@ def test_publish_refuses_an_existing_target(published: Path) -> None:
     publish(published, writer({"a": b"new"}), replace=True)
     assert set(read_manifest(published).files) == {"a"}
     assert [entry.name for entry in published.parent.iterdir()] == [published.name]
+
+
+def test_only_what_was_published_is_replaced(published: Path, tmp_path: Path) -> None:
+    """A slip of the hand (``--output . --replace``) must not cost a user's own folder."""
+    own = tmp_path / "own"
+    own.mkdir()
+    check_target(tmp_path / "new", replace=False)
+    check_target(published, replace=True)
+    check_target(own, replace=True)  # nothing is lost with an empty folder
+    (own / "novel.txt").write_text("chapter 1", encoding="utf-8")
+    for target, replace, id in (
+        (published, False, "core.target_exists"),
+        (own, True, "core.target_foreign"),
+        (own / "novel.txt", True, "core.target_foreign"),
+    ):
+        with pytest.raises(DataError) as caught:
+            check_target(target, replace=replace)
+        assert caught.value.id == id
+        assert str(target) in str(caught.value)
 
 
 def test_publish_that_loses_a_race_is_an_error_and_leaves_the_winner(tmp_path: Path) -> None:

@@ -79,6 +79,22 @@ def publish(target: Path, write: Callable[[Path], None], *, durable: bool = True
         raise storage_error(failure, target) from error
 
 
+def check_target(target: Path, *, replace: bool) -> None:
+    """Refuse, before long work, a target that is there already; with ``replace``, one that is not of our making.
+
+    So a slip of the hand never replaces a folder of somebody's own files.
+
+    Raises:
+        DataError: ``core.target_exists``, or ``core.target_foreign`` for a file or a full folder without a manifest.
+    """
+    if not target.exists():
+        return
+    if not replace:
+        raise DataError("core.target_exists", path=target)
+    if not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError("core.target_foreign", path=target)
+
+
 def write_file_atomically(path: Path, data: bytes | str) -> None:
     """Replace a file by new contents; a reader, or a crash, sees the old ones or the new ones, never a mixture.
 

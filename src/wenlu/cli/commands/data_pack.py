@@ -51,6 +51,7 @@ def command(
 
     from wenlu.cli.commands.data_inspect import split_table
     from wenlu.core import settings
+    from wenlu.core.publication import check_target
     from wenlu.data.tokens import SPLITS, PackSettings, build_store
     from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -67,6 +68,7 @@ def command(
         "tokenizer.kind": kind,
     }
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
+    check_target(Path(target), replace=replace)
     started = time.monotonic()
     store = build_store(
         Path(target),

@@ -31,7 +31,7 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
 
     from wenlu.bundle import load_bundle, save_bundle
     from wenlu.core.errors import DataError
-    from wenlu.core.runs import publish
+    from wenlu.core.publication import check_target, publish
     from wenlu.data.store import Store
     from wenlu.evaluation.documents import sample_documents, store_documents
     from wenlu.evaluation.mixing import fit_mixture
@@ -40,8 +40,7 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
     from wenlu.models.mixture import Mixture
 
     path = Path(target)
-    if path.exists() and not replace:
-        raise DataError("core.target_exists", path=path)
+    check_target(path, replace=replace)
     store = Store.open(Path(data))
     if store.validation.num_tokens == 0:
         raise DataError("mixture.no_validation", path=data)

@@ -45,8 +45,7 @@ def command(
     import time
 
     from wenlu.core import settings
-    from wenlu.core.errors import DataError
-    from wenlu.core.publication import publish
+    from wenlu.core.publication import check_target, publish
     from wenlu.data.documents import Report, read_documents
     from wenlu.data.tokens import PackSettings
     from wenlu.tokenization.tokenizer import Tokenizer
@@ -65,8 +64,7 @@ def command(
     }
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
     directory = Path(target)
-    if directory.exists() and not replace:  # before the work, not after it
-        raise DataError("core.target_exists", path=directory)
+    check_target(directory, replace=replace)  # before the work, not after it
     started = time.monotonic()
     report = Report()
     tokenizer = Tokenizer.train((one.text for one in read_documents(resolved.data, report)), resolved.tokenizer)
