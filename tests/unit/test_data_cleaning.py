@@ -150,6 +150,11 @@ def test_few_documents_hold_out_the_last_tenth_of_each_file(
     assert "tiny" in list(made.texts("train"))
 
 
+def test_pieces_of_one_letter_keep_their_bytes(tmp_path: Path) -> None:
+    made, _ = complete(spooled(tmp_path, [["aaaaaaaaaaa", "aa"]]), DataSettings(), tmp_path / "out")
+    assert int(made.rows()["original_bytes"].min()) > 0
+
+
 def test_many_documents_stay_whole_and_no_split_is_empty(tmp_path: Path) -> None:
     files = [[f"document {number}" for number in range(30)]]
     made, rule = complete(spooled(tmp_path, files), DataSettings(), tmp_path / "out")

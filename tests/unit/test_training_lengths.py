@@ -8,6 +8,7 @@ import pytest
 
 from wenlu.core.errors import SettingsError
 from wenlu.training.duration import Duration, Pace
+from wenlu.training.optimizers import OptimizerSettings
 from wenlu.training.schedules import Schedule, ScheduleSettings
 from wenlu.training.settings import TrainSettings
 
@@ -94,6 +95,25 @@ def test_every_step_of_a_run_moves_the_weights(name: str) -> None:
 def test_a_setting_that_no_schedule_reads_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"schedule\.decay"):
         ScheduleSettings(name="cosine", decay="10%")
+    with pytest.raises(SettingsError, match=r"schedule\.final"):
+        ScheduleSettings(name="constant", final=0.1)
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (TrainSettings, {"clip": math.nan}),
+        (OptimizerSettings, {"learning_rate": math.nan}),
+        (OptimizerSettings, {"learning_rate": 0.0}),
+        (OptimizerSettings, {"name": "muon", "momentum_warmup_steps": -1}),
+        (OptimizerSettings, {"name": "muon", "newton_schulz_steps": 0}),
+    ],
+)
+def test_numbers_that_would_spoil_the_weights_are_refused(made: type, values: dict[str, object]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        made(**values)
+    assert caught.value.id == "training.range"
+    assert list(values)[-1] in str(caught.value)
 
 
 def test_a_warm_up_is_not_a_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny_training import GPT2, LSTM, losses, tiny_evaluate, tiny_settings, tiny_store
+from tiny_training import GPT2, LSTM, SMALL, TRANSFORMER, losses, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.bundle import load_bundle
 from wenlu.core import publication
 from wenlu.core.errors import CheckpointError, DataError, GateError, NotFiniteError, RunError, SettingsError
 from wenlu.core.runs import Run, verify
 from wenlu.core.settings import load
+from wenlu.data.settings import DataSettings
 from wenlu.data.store import Store
+from wenlu.data.tokens import build_store
+from wenlu.evaluation.contestants import open_contestant
 from wenlu.tasks.causal_lm import CausalLM
+from wenlu.tokenization.tokenizer import TokenizerSettings
 from wenlu.training import preparation
 from wenlu.training.precision import check_environment, resolve_machine
 from wenlu.training.run import resume_run, train_run
@@ -174,12 +179,14 @@ def test_the_ngram_fills_the_same_directory(tmp_path: Path, store: Store) -> Non
     assert result.state == "finished"
     assert result.evaluation["loss"] > 0
     assert load_bundle(tmp_path / "run").model is not None
+    assert open_contestant(str(tmp_path / "run")).trained_tokens == store.train.num_tokens
 
 
 def test_the_ngram_refuses_settings_of_steps(tmp_path: Path, store: Store) -> None:
-    resolved = load(RunSettings, overrides=["model.kind=ngram", "train.steps=5"])
-    with pytest.raises(SettingsError, match=r"train\.steps"):
-        train_run(resolved, tmp_path / "run", store=store)
+    for unread in ("train.steps=5", "train.keep=1", "optimizer.beta1=0.5", "evaluate.every=1%"):
+        resolved = load(RunSettings, overrides=["model.kind=ngram", unread])
+        with pytest.raises(SettingsError, match=re.escape(unread.partition("=")[0])):
+            train_run(resolved, tmp_path / "run", store=store)
     assert not (tmp_path / "run").exists()
 
 
@@ -232,7 +239,86 @@ def test_steps_and_budget_together_are_refused(store: Store) -> None:
     assert caught.value.id == "training.steps_and_budget"
 
 
+def test_a_kill_before_the_steps_are_decided_loses_nothing(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file says 12 steps, the command line a time: ``run.toml`` must not hold both, as if one source gave them."""
+    file = tmp_path / "settings.toml"
+    file.write_text("[train]\nsteps = 12\n", encoding="utf-8")
+    overrides = [override for override in (*TRANSFORMER, *SMALL) if "steps" not in override]
+    resolved = load(RunSettings, file=file, overrides=[*overrides, "train.budget=0.3s"])
+    measured = preparation.measure_seconds_per_step
+
+    def killed(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "measure_seconds_per_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(resolved, tmp_path / "run", store=store)
+    monkeypatch.setattr(preparation, "_LEAST_MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr(preparation, "measure_seconds_per_step", measured)
+    assert resume_run(tmp_path / "run", store=store).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (("evaluate.stride=17",), r"evaluate\.stride"),
+        (("evaluate.context=20", "model.max_positions=18"), r"evaluate\.context"),
+        (("model.max_positions=15",), r"train\.sequence_length"),
+    ],
+)
+def test_windows_that_no_evaluation_could_score_are_refused_at_once(
+    overrides: tuple[str, ...], setting: str, tmp_path: Path, store: Store
+) -> None:
+    with pytest.raises(SettingsError, match=setting):
+        train_run(tiny_settings(*TRANSFORMER, *overrides), tmp_path / "run", store=store)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rate_of_a_head_that_is_not_there_is_refused(tmp_path: Path, store: Store) -> None:
+    tied = tiny_settings(*TRANSFORMER, "model.tie_embeddings=true", "optimizer.head_rate=0.1")
+    with pytest.raises(SettingsError, match=r"optimizer\.head_rate"):
+        train_run(tied, tmp_path / "run", store=store)
+
+
+def test_settings_of_a_store_are_refused_for_an_open_one_too(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the quick brown fox\n" * 40, encoding="utf-8")
+    settings = DataSettings(paths=(str(tmp_path / "text.txt"),))
+    made = build_store(tmp_path / "store", settings, tokenizer_settings=TokenizerSettings(vocab_size=300))
+    given = (f"data.paths=['{made.path}']", "tokenizer.vocab_size=4000")
+    with pytest.raises(SettingsError, match=r"tokenizer\.vocab_size"):
+        train_run(tiny_settings(*given), tmp_path / "run", store=made)
+
+
+def test_a_run_does_not_move_into_a_store(tmp_path: Path, store: Store) -> None:
+    publication.publish(tmp_path / "store", lambda folder: (folder / "train.bin").write_bytes(b"") and None)
+    with pytest.raises(DataError) as caught:
+        train_run(tiny_settings(), tmp_path / "store", store=store)
+    assert caught.value.id == "core.target_exists"
+    verify(tmp_path / "store")
+
+
+def test_threads_where_the_system_does_not_count_free_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert resolve_machine(TrainSettings(precision="fp32")).threads >= 1
+
+
 # ---- resume ----
+
+
+def test_a_kill_between_a_checkpoint_and_its_mention_as_the_best(tmp_path: Path, store: Store) -> None:
+    stop_in_the_middle(tmp_path / "run", store)
+    run = Run(tmp_path / "run")
+    best = run.best()
+    assert best["step"] == 4
+    run.write_best(run.checkpoint_path(2), step=2, loss=3.0)
+    for newer in run.checkpoints()[1:]:
+        publication.remove_directory(newer)
+    resume_run(run.path, evaluate=lambda *_, **__: {"loss": 9.0}, store=store)
+    assert run.best() == best
+    assert run.best_checkpoint() is not None
 
 
 def stop_in_the_middle(path: Path, store: Store) -> None:

@@ -116,7 +116,7 @@ def _divide(text: str, order: list[Split], *, start: int, total: int) -> list[tu
     places = [0]
     for number in range(tails):
         near = min(max(round(total * (1 - TAIL * (tails - number))) - start, places[-1]), len(text))
-        places.append(max(cut_place(text, near), places[-1]) if 0 < near < len(text) else near)
+        places.append(cut_place(text, near) if 0 < near < len(text) else near)
     places.append(len(text))
     pieces = [(split, text[low:high]) for split, low, high in zip(order, places, places[1:], strict=False)]
     return [(split, piece) for split, piece in pieces if piece.strip()]

@@ -20,7 +20,7 @@ from wenlu.training.settings import RunSettings
 from wenlu.training.status import describe_data, describe_process
 
 FITTED_KINDS = frozenset({"ngram"})
-_READ = {  # by the evaluation, the status and the task; of the other tables everything is
+_READ = {  # by the fit, its record and its evaluation; max_tokens by the other models that share a settings file
     "train": {"seed", "sequence_length"},
     "optimizer": set[str](),
     "schedule": set[str](),

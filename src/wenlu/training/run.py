@@ -19,7 +19,7 @@ from pathlib import Path
 from wenlu.bundle import load_weights, save_bundle
 from wenlu.core.errors import DataError, SettingsError, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
-from wenlu.core.runs import Run, is_run, publish
+from wenlu.core.runs import MANIFEST, Run, is_run, publish
 from wenlu.core.settings import Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.training.duration import Duration
@@ -357,7 +357,9 @@ def _recorded(run: Run) -> Iterator[None]:
 
 
 def _refuse_existing(path: Path) -> None:
-    """Refuse a directory that is a run already, before any long work; one that is being trained says so."""
+    """Refuse, before any long work, a directory that is a run already (being trained or not), a store or a model."""
+    if (path / MANIFEST).is_file():
+        raise DataError("core.target_exists", path=path)
     if is_run(path):
         with Run.open(path).lock():
             Run.create(path)
