@@ -71,7 +71,7 @@ class Forecast:
     """When the Transformer alone should reach the n-gram, from its own curve.
 
     ``target`` is the n-gram's bits per byte of the curve's text. ``seconds`` is None when the curve gives no trend; 0
-    when it has passed already. ``gain_per_doubling`` is in bits per byte.
+    when it has passed already. ``gain_per_doubling`` is the share of the bits that twice the time saves.
     """
 
     target: float
@@ -165,24 +165,24 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
 def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
     """When a curve should reach ``target`` bits per byte, if longer runs go on as this one did.
 
-    Bits per byte fall about linearly in the logarithm of the training time over the range of one forecast. The slope is
-    taken over the second quarter of the run, where the rate is constant and beyond its first steep fall; the level is
-    the run's end, because a longer run anneals at its end too. An estimate: it leaves out that text runs short.
+    Bits per byte fall about as a power of the training time (the form of J. Kaplan et al., "Scaling laws for neural
+    language models", 2020). The power is fitted where the rate is constant, beyond the first steep fall; the level is
+    that of the run's end, because a longer run anneals at its end too. An estimate: it leaves out that text runs short.
     """
     end = curve[-1] if curve else None
     if end is None:
         return Forecast(target, None, None)
-    trend = [point for point in curve if end.seconds / 5 <= point.seconds <= end.seconds * 0.55]
-    slope = 0.0
+    trend = [point for point in curve if end.seconds * 0.3 <= point.seconds <= end.seconds * 0.55]
+    power = 0.0
     if len(trend) >= _LEAST_TREND_POINTS:
-        logs = np.log2([point.seconds for point in trend])
-        slope = float(np.polyfit(logs, [point.bits_per_byte for point in trend], 1)[0])
-    gain = -slope if slope < 0 else None
+        logs = np.log([[point.seconds, point.bits_per_byte] for point in trend])
+        power = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+    gain = 1 - 2**power if power < 0 else None
     if end.bits_per_byte <= target:
         return Forecast(target, 0.0, gain)
     if gain is None:
         return Forecast(target, None, None)
-    return Forecast(target, end.seconds * 2 ** ((end.bits_per_byte - target) / gain), gain)
+    return Forecast(target, end.seconds * (target / end.bits_per_byte) ** (1 / power), gain)
 
 
 def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) -> RunResult:
