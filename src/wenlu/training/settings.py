@@ -84,8 +84,8 @@ class EvaluateSettings:
     every: str = "10%"
     context: int = 0
     stride: int = 0
-    max_tokens: int = 16384
-    final_max_tokens: int = 131072
+    max_tokens: int = 8192
+    final_max_tokens: int = 65536
 
     def __post_init__(self) -> None:
         Duration.parse(self.every, setting="evaluate.every")
