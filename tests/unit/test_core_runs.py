@@ -202,6 +202,25 @@ def test_lock_on_a_read_only_disk_is_one_error(run: Run, monkeypatch: pytest.Mon
     assert caught.value.id == "core.disk_read_only"
 
 
+@pytest.mark.parametrize("room", [200, 10])
+def test_a_full_disk_is_one_error_when_the_files_are_closed_too(run: Run, room: int) -> None:
+    """Closing a file flushes again what the disk did not take: the log's line (room for the lock), the lock's."""
+    needs_posix()
+
+    def fill() -> int:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))  # no file may grow beyond it
+        try:
+            with run.lock():
+                run.append_log({"step": 1, "text": "x" * 1000})
+        except RunError as error:
+            return 42 if error.id == "core.file_failed" else 1
+        return 2
+
+    assert wait(fork(fill)) == 42
+
+
 # ---- checkpoints ----
 
 

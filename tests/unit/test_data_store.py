@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wenlu.core.errors import CheckpointError, DataError, SettingsError
+from forking import fork, wait
+from skips import needs_posix
+from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
 from wenlu.data.store import SPLITS
 from wenlu.data.tokens import DataSettings, Store, build_store, prepared_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
@@ -235,3 +237,25 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
     assert prepared_store(settings, tokenizer_settings=SMALL).path != first.path
     tokenizer = Tokenizer.load(first.path / "tokenizer")
     assert prepared_store(settings, tokenizer=tokenizer).path != first.path
+
+
+def test_a_disk_that_takes_no_more_tokens_is_named_with_its_reason(tmp_path: Path) -> None:
+    needs_posix()
+    (tmp_path / "long.txt").write_text("a fox and a dog " * 20_000, encoding="utf-8")
+    tokenizer = Tokenizer.train(["a fox and a dog"], TokenizerSettings(kind="characters", vocab_size=50))
+    settings = DataSettings(paths=(str(tmp_path / "long.txt"),), validation_fraction=0.0)
+
+    def fill() -> int:
+        import resource
+
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY)
+        )  # bytes: the text fits, its ids not
+        try:
+            build_store(tmp_path / "store", settings, tokenizer=tokenizer)
+        except RunError as error:
+            return 42 if "too large" in str(error) else 1
+        return 2
+
+    assert wait(fork(fill)) == 42
+    assert not (tmp_path / "store").exists()

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ def hold(path: Path, what: Path) -> Iterator[None]:
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, path) from error
-    with file:
+    with _closed_at_last(file):
         taken = _take(file)
         before = _read(path)
         if taken is False:
@@ -67,6 +67,16 @@ def holder(path: Path) -> Holder | None:
         return _read(path)
     with path.open("a+", encoding="utf-8") as file:
         return _read(path) if _take(file) is False else None
+
+
+@contextmanager
+def _closed_at_last(file: TextIO) -> Iterator[None]:
+    """Close the file in any case: where a full disk did not take its text, closing would fail once more."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def _take(file: TextIO) -> bool | None:

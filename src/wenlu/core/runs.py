@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -166,9 +166,10 @@ class Run:
         write_file_atomically(self.path / "log.jsonl", text)
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log; what a full disk did not take was told when it was written."""
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):
+                self._log.close()
             self._log = None
 
     def checkpoint_path(self, step: int) -> Path:
