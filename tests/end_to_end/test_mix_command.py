@@ -73,6 +73,8 @@ def test_two_models_become_one_that_is_better(home: Path) -> None:
 
     again = wenlu(*words)
     assert again.exit_code == 2
+    negative = wenlu(*words[:-1], home / "other", "--max-tokens", "-1")
+    assert negative.exit_code == 2 and "at least 1" in negative.stderr
     assert "mixed" in again.stderr
     table = wenlu(*words, "--replace", "--context", 8, "--max-tokens", 200)
     assert table.exit_code == 0, table.output

@@ -14,6 +14,7 @@ from wenlu.core.errors import RequestError, SettingsError
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
+    from wenlu.evaluation.compare import Comparison
     from wenlu.evaluation.contestants import Contestant
     from wenlu.evaluation.corpus import Corpus
     from wenlu.evaluation.evaluator import Evaluation
@@ -54,7 +55,7 @@ def command(
     windows = smallest.windows(context=context, stride=stride)
     evaluations = _evaluations(contestants, corpus, windows, limit_bytes)
     comparison = compare(evaluations)
-    _show(contestants, corpus, evaluations)
+    _show(contestants, corpus, evaluations, comparison)
     if html is not None:
         page = comparison_page(contestants, corpus, evaluations, comparison)
         write_file_atomically(Path(html), render(page))
@@ -110,7 +111,9 @@ def _evaluations(
     return evaluations
 
 
-def _show(contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[str, Evaluation]) -> None:
+def _show(
+    contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[str, Evaluation], comparison: Comparison
+) -> None:
     from wenlu.evaluation.compare import compare
     from wenlu.evaluation.record import (
         charged_note,
@@ -120,7 +123,6 @@ def _show(contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[s
         language_rows,
     )
 
-    comparison = compare(evaluations)
     by_name = {contestant.name: contestant for contestant in contestants}
     ranked = [by_name[name] for name in comparison.ranking]
     first = evaluations[comparison.ranking[0]]

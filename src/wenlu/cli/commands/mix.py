@@ -30,7 +30,7 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
     from typing import cast
 
     from wenlu.bundle import load_bundle, save_bundle
-    from wenlu.core.errors import DataError
+    from wenlu.core.errors import DataError, RequestError
     from wenlu.core.publication import check_target, publish
     from wenlu.data.store import Store
     from wenlu.evaluation.documents import sample_documents, store_documents
@@ -41,6 +41,8 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
 
     path = Path(target)
     check_target(path, replace=replace)
+    if max_tokens < 0:
+        raise RequestError("evaluation.limit", found=max_tokens)
     store = Store.open(Path(data))
     if store.validation.num_tokens == 0:
         raise DataError("mixture.no_validation", path=data)
