@@ -11,8 +11,7 @@ from torch import nn
 
 import wenlu
 from wenlu.core.errors import CheckpointError
-from wenlu.core.log import notice
-from wenlu.core.publication import MANIFEST, verify
+from wenlu.core.publication import verify
 from wenlu.core.runs import resolve_model
 from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
@@ -44,18 +43,10 @@ def load_bundle(where: str | Path | None = None) -> Bundle:
         CheckpointError: the directory is missing, damaged, or has files that are no model of ours.
     """
     path = resolve_model(where)
-    if (path / MANIFEST).is_file():
-        verify(path, strict=False)
-    else:
-        notice("bundle.unverified", path=path)
+    verify(path, strict=False)
     model = load_model(path)
     model.eval()
     return Bundle(model, Tokenizer.load(path), _read_task(path), generation_settings.load(path), path)
-
-
-def load_weights(directory: Path) -> nn.Module:
-    """Only the model of a directory that the caller has verified."""
-    return load_model(directory)
 
 
 def save_bundle(

@@ -31,7 +31,7 @@ from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
 from wenlu.data.documents import Document, read_documents
 from wenlu.data.files import find_files
-from wenlu.data.report import EXAMPLES_KEPT, Report
+from wenlu.data.report import EXAMPLES_KEPT, DropReason, Report
 from wenlu.data.settings import DataSettings
 from wenlu.data.spool import Spool
 from wenlu.data.store import FORMAT, SPLITS, Int64Array, Split, Store, TokenArray, TokenStore, token_dtype
@@ -131,25 +131,25 @@ def _collect(settings: DataSettings, report: Report, directory: Path) -> Spool:
     seen, held_out = DigestSet(), DigestSet()
     exact = settings.deduplicate == "exact"
     with Spool(directory) as spool:
-        for split, paths in (("validation", settings.validation_paths), ("test", settings.test_paths)):
-            if not paths:
-                continue
-            for document, digest in _digested(read_documents(settings, report, paths=paths)):
+        given: list[tuple[Split, tuple[str, ...]]] = [
+            ("validation", settings.validation_paths),
+            ("test", settings.test_paths),
+        ]
+        for split, paths in given:
+            for document, digest in _digested(read_documents(settings, report, paths=paths)) if paths else ():
                 if exact and not held_out.add(digest):
-                    _drop_duplicate(document, report, settings)
-                    continue
-                _add(spool, document, digest, 0, "validation" if split == "validation" else "test")
-        given = len(report.files)
+                    _drop(document, "duplicate", report)
+                else:
+                    _add(spool, document, _hash(digest), 0, split)
+        before = len(report.files)
         for document, digest in _digested(read_documents(settings, report)):
             if exact and digest in held_out:
-                report.drop("held_out_elsewhere", len(document.text))
-                report.kept.remove(len(document.text))
+                _drop(document, "held_out_elsewhere", report)
             elif exact and not seen.add(digest):
-                _drop_duplicate(document, report, settings)
+                _drop(document, "duplicate", report)
             else:
-                hash = int.from_bytes(digest[16:24], "little")
-                split_name = splitting.split_of(hash, settings)
-                _add(spool, document, digest, len(report.files) - given, split_name)
+                hash = _hash(digest)
+                _add(spool, document, hash, len(report.files) - before, splitting.split_of(hash, settings))
     return spool
 
 
@@ -158,16 +158,22 @@ def _digested(documents: Iterator[Document]) -> Iterator[tuple[Document, bytes]]
         yield document, text_digest(document.text)
 
 
-def _drop_duplicate(document: Document, report: Report, settings: DataSettings) -> None:
-    report.drop("duplicate", len(document.text))
+def _hash(digest: bytes) -> int:
+    """The 64 bits of a digest that decide the split; other bits than the set of digests keeps."""
+    return int.from_bytes(digest[16:24], "little")
+
+
+def _drop(document: Document, reason: DropReason, report: Report) -> None:
+    """Count a document as dropped that reading had counted as kept."""
+    report.drop(reason, len(document.text))
     report.kept.remove(len(document.text))
 
 
-def _add(spool: Spool, document: Document, digest: bytes, file: int, split: Split) -> None:
+def _add(spool: Spool, document: Document, hash: int, file: int, split: Split) -> None:
     spool.add(
         document.text,
         original_bytes=document.original_bytes,
-        hash=int.from_bytes(digest[16:24], "little"),
+        hash=hash,
         file=file,
         language=document.language,
         split=split,

@@ -42,11 +42,6 @@ def language_of(text: str) -> LanguageName:
     return "en" if accented <= -(-letters // 100) else "other"
 
 
-def is_ideograph(character: str) -> bool:
-    """Whether this is a Chinese character (unified, extension or compatibility ideograph, 々 and 〇)."""
-    return _IDEOGRAPHS.fullmatch(character) is not None
-
-
 def _count(pattern: re.Pattern[str], text: str) -> int:
     return sum(map(len, pattern.findall(text)))
 

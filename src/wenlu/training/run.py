@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wenlu.bundle import load_weights, save_bundle
+from wenlu.bundle import save_bundle
 from wenlu.core.errors import DataError, SettingsError, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
 from wenlu.core.runs import MANIFEST, Run, is_run, publish
 from wenlu.core.settings import Resolved, load, to_toml
 from wenlu.data.store import Store
+from wenlu.models.checkpoint import load_model
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.precision import check_environment, environment, machine
@@ -152,7 +153,7 @@ def restore(trainer: Trainer, checkpoint: Path, *, data: str, allow_inexact: boo
     if state.data != data:
         raise DataError("training.data_changed", then=state.data, now=data)
     check_environment(state.environment, environment(), allow_inexact=allow_inexact)
-    copy_weights(load_weights(checkpoint), trainer.model)
+    copy_weights(load_model(checkpoint), trainer.model)
     load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
     trainer.step = state.step
     return state

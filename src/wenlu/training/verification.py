@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wenlu.bundle import load_weights
 from wenlu.core.errors import CheckpointError, GateError
 from wenlu.core.log import notice, progress
 from wenlu.core.runs import Run, checkpoint_step, verify
 from wenlu.data.store import Store
+from wenlu.models.checkpoint import load_model
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.precision import machine
 from wenlu.training.preparation import Prepared, decide_steps, prepare
@@ -94,7 +94,7 @@ def _compare_weights(run: Run, trainer: Trainer, checkpoint: Path, found: str) -
         _refuse_damaged(final)
         models.append(final)
     for path in models:
-        theirs = digest(load_weights(path).named_parameters())
+        theirs = digest(load_model(path).named_parameters())
         if theirs != mine:
             raise GateError("training.verify_weights", path=path, step=step, expected=mine, found=theirs)
 

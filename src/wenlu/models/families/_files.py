@@ -18,7 +18,6 @@ from wenlu.core.errors import CheckpointError
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_REQUIRED = object()
 
 
 class HFConfig:
