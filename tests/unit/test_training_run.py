@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
+import signal
 import tomllib
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tiny_training import GPT2, LSTM, SMALL, TRANSFORMER, losses, tiny_evaluate,
 from wenlu.bundle import load_bundle
 from wenlu.core import publication
 from wenlu.core.errors import CheckpointError, DataError, GateError, NotFiniteError, RunError, SettingsError
+from wenlu.core.log import LOGGER
 from wenlu.core.runs import Run, verify
 from wenlu.core.settings import load
 from wenlu.data.settings import DataSettings
@@ -27,6 +31,7 @@ from wenlu.training import preparation
 from wenlu.training.precision import check_environment, resolve_machine
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import RunSettings, TrainSettings
+from wenlu.training.signals import StopRequest
 from wenlu.training.verification import verify_run
 
 
@@ -319,6 +324,29 @@ def test_a_kill_between_a_checkpoint_and_its_mention_as_the_best(tmp_path: Path,
     resume_run(run.path, evaluate=lambda *_, **__: {"loss": 9.0}, store=store)
     assert run.best() == best
     assert run.best_checkpoint() is not None
+
+
+def test_a_kill_after_the_final_evaluation_does_not_write_it_twice(finished: Path, store: Store) -> None:
+    shutil.rmtree(finished / "final")
+    before = log_of(finished)
+    resume_run(finished, evaluate=tiny_evaluate, store=store)
+    assert [record["event"] for record in log_of(finished)] == [record["event"] for record in before]
+
+
+def test_a_signal_while_a_line_is_written_still_stops_the_run() -> None:
+    """Python refuses a second write into the buffer that the first one, blocked by a paused terminal, is in."""
+
+    class Blocked(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    blocked, request = Blocked(), StopRequest()
+    LOGGER.addHandler(blocked)
+    try:
+        request.handle(signal.SIGTERM, None)
+    finally:
+        LOGGER.removeHandler(blocked)
+    assert request.exit_code == 143
 
 
 def stop_in_the_middle(path: Path, store: Store) -> None:

@@ -159,9 +159,13 @@ class Run:
             raise CheckpointError("core.log_damaged", path=path, detail=error) from error
 
     def cut_log(self, step: int) -> None:
-        """Drop the lines after a step, which a resume from that step's checkpoint will write again."""
+        """Drop what a resume from a step's checkpoint will write again: later lines, and the run's final evaluation."""
         self.close()
-        kept = [record for record in self.read_log() if _step_of(record) <= step]
+        kept = [
+            record
+            for record in self.read_log()
+            if _step_of(record) <= step and record.get("event") != "final_evaluation"
+        ]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         write_file_atomically(self.path / "log.jsonl", text)
 

@@ -31,7 +31,8 @@ class StopRequest:
         if self.signal is not None:
             os._exit(EXIT_CODES[signal.Signals(number)])
         self.signal = signal.Signals(number)
-        warn("training.stopping", signal=self.signal.name)
+        with contextlib.suppress(RuntimeError):  # the signal came while a line was being written to the same stream
+            warn("training.stopping", signal=self.signal.name)
 
 
 @contextlib.contextmanager
