@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wenlu.models.config import Cache, LanguageModel
+
 IGNORE_INDEX = -100
 CHUNK_ROWS = 512
 
@@ -25,6 +27,38 @@ class LanguageModelHead(nn.Module):
     def forward(self, hidden: Tensor, embedding_VD: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
         return F.linear(hidden, embedding_VD if self.output is None else self.output.weight)
+
+
+class LanguageModelCalls(nn.Module):
+    """What every language model does alike, given its ``hidden`` and ``logits`` (see ``config.LanguageModel``)."""
+
+    def forward(
+        self: LanguageModel,
+        input_ids_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, S, V) of the token after each position."""
+        return self.logits(
+            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
+        )
+
+    def target_log_probs(
+        self: LanguageModel,
+        input_ids_BS: Tensor,
+        labels_BS: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
+        hidden_BSD = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
+        return log_probs_of_targets(hidden_BSD, labels_BS, self.logits)
 
 
 def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:

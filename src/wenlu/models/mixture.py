@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wenlu.core.errors import SettingsError
 from wenlu.models.config import Cache, LanguageModel
-from wenlu.models.heads import IGNORE_INDEX
+from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
 from wenlu.models.statistics import Statistics
 
 
@@ -44,7 +44,7 @@ class MixtureCache:
             part.truncate(length)
 
 
-class Mixture(nn.Module):
+class Mixture(LanguageModelCalls):
     """Finished models mixed linearly in probability. Implements ``wenlu.models.config.LanguageModel``; no gradients.
 
     Its hidden states are those of all components side by side in float64, which holds float32 and int64 numbers of
@@ -75,20 +75,6 @@ class Mixture(nn.Module):
             device = next(itertools.chain(self.parameters(), self.buffers())).device
             states = [model.hidden(torch.zeros((1, 1), dtype=torch.int64, device=device)) for model in models]
         self._layout = [(state.shape[-1], state.dtype) for state in states]
-
-    def forward(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Log-probabilities of the next token in every slot (float32 B S V)."""
-        return self.logits(
-            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        )
 
     @torch.no_grad()
     def hidden(

@@ -28,7 +28,7 @@ from wenlu.core.log import notice, progress, warn
 from wenlu.models import kneser_ney
 from wenlu.models.boundaries import document_starts
 from wenlu.models.config import Cache
-from wenlu.models.heads import IGNORE_INDEX
+from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
 from wenlu.models.kneser_ney import FALLBACK_DISCOUNTS, TokenSource
 from wenlu.models.statistics import Statistics
 
@@ -110,7 +110,7 @@ class _Level:
         return kept.clamp_(min=0) / self.totals[contexts]
 
 
-class NGramModel(nn.Module):
+class NGramModel(LanguageModelCalls):
     """A fitted n-gram model with the calls of every language model; it has counts instead of parameters.
 
     Its hidden states are the numbers of a slot's contexts, shortest first (int64 B S C, -1 for one never seen). All
@@ -131,20 +131,6 @@ class NGramModel(nn.Module):
             contexts = ngrams
         self._levels: list[_Level] = []
         self.register_load_state_dict_post_hook(_forget_levels)  # type: ignore[no-untyped-call]
-
-    def forward(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Log-probabilities of the next token in every slot (float32 B S V)."""
-        return self.logits(
-            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        )
 
     @torch.no_grad()
     def hidden(

@@ -21,7 +21,7 @@ from wenlu.core.errors import SettingsError
 from wenlu.core.reproducibility import derive_seed
 from wenlu.models.boundaries import document_starts
 from wenlu.models.config import Cache
-from wenlu.models.heads import log_probs_of_targets
+from wenlu.models.heads import LanguageModelCalls
 from wenlu.models.statistics import Statistics
 
 
@@ -78,7 +78,7 @@ class LSTMCache:
         self.length = int(tensors["length"])
 
 
-class RecurrentModel(nn.Module):
+class RecurrentModel(LanguageModelCalls):
     """An LSTM language model. Implements ``wenlu.models.config.LanguageModel``."""
 
     max_positions: int | None = None
@@ -126,20 +126,6 @@ class RecurrentModel(nn.Module):
             if name.startswith("lstm.bias_ih"):
                 parameter[hidden : 2 * hidden] = 1.0
 
-    def forward(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Logits (B, S, V) of the token after each position."""
-        return self.logits(
-            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        )
-
     def hidden(
         self,
         input_ids_BS: Tensor,
@@ -184,20 +170,6 @@ class RecurrentModel(nn.Module):
             output: Tensor = self.head(hidden)
             return output
         return nn.functional.linear(self.projection(hidden), self.embedding.weight, self.bias)
-
-    def target_log_probs(
-        self,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
-        hidden_BSH = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        return log_probs_of_targets(hidden_BSH, labels_BS, self.logits)
 
     def new_cache(self, batch_size: int, max_length: int) -> LSTMCache:
         """The state before the first token for ``batch_size`` rows; its size does not depend on ``max_length``."""

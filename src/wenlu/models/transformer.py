@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wenlu.core.errors import RequestError
 from wenlu.models.attention import Attention, Backend, KeyValueCache, LayerCache, RMSNorm, Visibility, place
 from wenlu.models.config import Activation, Cache, StackConfig, TransformerConfig
-from wenlu.models.heads import LanguageModelHead, log_probs_of_targets
+from wenlu.models.heads import LanguageModelCalls, LanguageModelHead
 from wenlu.models.positions import rotation
 from wenlu.models.statistics import Statistics, transformer_statistics
 
@@ -130,7 +130,7 @@ class Stack(nn.Module):
         return output
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModelCalls):
     """A causal language model. Implements ``wenlu.models.config.LanguageModel``."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -158,20 +158,6 @@ class Transformer(nn.Module):
     def attention_backend(self, backend: Backend) -> None:
         for attention in self._attentions():
             attention.backend = backend
-
-    def forward(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Logits (B, S, V) of the token after each position."""
-        return self.logits(
-            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        )
 
     def hidden(
         self,
@@ -202,20 +188,6 @@ class Transformer(nn.Module):
         """Logits (..., V) of hidden states (..., D)."""
         output: Tensor = self.head(hidden, self.decoder.embeddings.token.weight)
         return output
-
-    def target_log_probs(
-        self,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
-        hidden_BSD = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        return log_probs_of_targets(hidden_BSD, labels_BS, self.logits)
 
     def new_cache(self, batch_size: int, max_length: int) -> KeyValueCache:
         """An empty cache for ``batch_size`` rows of at most ``max_length`` positions."""
