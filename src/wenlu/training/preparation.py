@@ -32,9 +32,9 @@ from wenlu.training.trainer import Trainer
 
 RECURRENT_KINDS = frozenset({"lstm"})
 _WARMUP_STEPS = 3
-_LEAST_MEASURED_STEPS = 5
+_LEAST_MEASURED_STEPS = 10
 _LEAST_MEASURED_SECONDS = 2.0
-_MEASURED_SHARE = 0.02
+_MEASURED_SHARE = 0.04
 _RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
 
@@ -234,7 +234,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 2 % of the budget, at least 2 seconds and 5 steps."""
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, at least 2 seconds and 10 steps."""
     train = prepared.settings.train
     trial = Prepared(
         _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),

@@ -22,6 +22,7 @@ VOCAB_SIZE = 8192
 HELD_OUT_FRACTION = 0.05
 LEAST_DOCUMENTS = 30
 NEW_TOKENS = 48
+SMALLEST_DIFFERENCE = 0.0005  # bits per byte; what is smaller is shown as 0.000
 PLAN = "demo.json"
 
 
@@ -210,7 +211,7 @@ def conclusions(ladder: Ladder) -> list[str]:
     for better, worse in ((TRANSFORMER, NGRAM), (TRANSFORMER, LSTM), (MIXTURE, NGRAM), (MIXTURE, TRANSFORMER)):
         difference = comparison.between(better, worse)
         interval = difference.interval
-        if interval is None or interval.low <= 0 <= interval.high:
+        if interval is None or interval.low <= 0 <= interval.high or abs(difference.value) < SMALLEST_DIFFERENCE:
             verdict = "demo.not_resolved"
         else:
             verdict = "demo.better" if difference.value < 0 else "demo.worse"
