@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from wenlu.core.version import __version__
+
 if TYPE_CHECKING:
     from wenlu.api import Model as Model
     from wenlu.api import evaluate as evaluate
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from wenlu.api import train as train
     from wenlu.api import train_tokenizer as train_tokenizer
     from wenlu.core.errors import WenluError as WenluError
-
-__version__ = "0.1.0"
 
 # Public name -> module that has it. A name here never equals a sub-package.
 _PUBLIC = {

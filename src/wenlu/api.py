@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import cast
 
 from wenlu.bundle import Bundle, load_bundle
+from wenlu.core.errors import RequestError
+from wenlu.core.publication import publish
 from wenlu.core.settings import load as load_settings
 from wenlu.data.documents import Report, read_documents
 from wenlu.data.settings import DataSettings
@@ -57,9 +59,15 @@ class Model:
         return score_text(self.language_model, self.tokenizer, text, windows=windows, count_end=count_end)
 
     def generate(self, prompt: str = "", **settings: object) -> str:
-        """The continuation of a prompt; ``settings`` are fields of ``GenerationSettings`` (max_new_tokens, ...)."""
-        [completion] = self.complete(prompt, **{**settings, "num_sequences": 1})
-        return completion.text
+        """The continuation of a prompt; ``settings`` are fields of ``GenerationSettings`` (max_new_tokens, ...).
+
+        Raises:
+            RequestError: ``api.several_sequences`` with ``num_sequences`` above 1, which ``complete`` gives.
+        """
+        completions = self.complete(prompt, **settings)
+        if len(completions) > 1:
+            raise RequestError("api.several_sequences", count=len(completions))
+        return completions[0].text
 
     def complete(self, prompt: str = "", **settings: object) -> list[Completion]:
         """All continuations of a prompt (``num_sequences``) with their tokens, log-probabilities and ends."""
@@ -82,7 +90,7 @@ def train_tokenizer(
     tokenizer = Tokenizer.train(texts, TokenizerSettings(kind=kind, vocab_size=vocab_size))
     report.announce()
     if output is not None:
-        tokenizer.save(Path(output))
+        publish(Path(output), tokenizer.save)
     return tokenizer
 
 

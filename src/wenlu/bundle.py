@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-import wenlu
 from wenlu.core.errors import CheckpointError
 from wenlu.core.publication import verify
 from wenlu.core.runs import resolve_model
+from wenlu.core.version import __version__
 from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.checkpoint import load_model, save_model
@@ -75,7 +75,7 @@ def _toml(task: str, provenance: Mapping[str, str | int | float]) -> str:
     document.add("format", tomlkit.item(1))
     document.add("task", tomlkit.item(task))
     table = tomlkit.table()
-    for key, value in {"wenlu": wenlu.__version__, **provenance}.items():
+    for key, value in {"wenlu": __version__, **provenance}.items():
         table.add(key, value)
     document.add("provenance", table)
     return tomlkit.dumps(document)

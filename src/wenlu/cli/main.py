@@ -31,7 +31,7 @@ VERBS = {
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from wenlu import __version__
+        from wenlu.core.version import __version__
 
         click.echo(f"wenlu {__version__}")
         ctx.exit(0)

@@ -63,6 +63,8 @@ def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spo
         rows = spool.rows()
         if not len(spool.in_split(split)):
             candidates = np.flatnonzero((rows["file"] > 0) & (rows["split"] == 0))
+            if not len(candidates):
+                break
             chosen = int(candidates[np.argmin(rows["hash"][candidates])])
             spool.move(chosen, split)
             notice("data.split_of_one", split=split, documents=len(own))

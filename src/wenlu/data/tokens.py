@@ -37,7 +37,10 @@ from wenlu.data.spool import Spool
 from wenlu.data.store import FORMAT, SPLITS, Int64Array, Split, Store, TokenArray, TokenStore, token_dtype
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 
-__all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_store", "prepared_store"]
+__all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_store", "corpus_key", "prepared_store"]
+
+CONVERSION = 1
+"""To be raised when the same files and settings give other documents or tokens than before."""
 
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 1024
@@ -83,6 +86,8 @@ def build_store(
             dropped = sum(tally.documents for tally in report.dropped.values())
             raise DataError("data.empty_corpus", files=len(report.files), read=report.documents, dropped=dropped)
         spool, rule = splitting.complete(spool, settings, scratch / "divided")
+        if not len(spool.in_split("train")):
+            raise DataError("data.empty_split")
         if tokenizer is None:
             notice("data.training_tokenizer")
             tokenizer = Tokenizer.train(spool.texts("train"), tokenizer_settings or TokenizerSettings())
@@ -108,7 +113,7 @@ def prepared_store(
     """
     if len(settings.paths) == 1 and Store.is_store(Path(settings.paths[0])):
         return Store.open(Path(settings.paths[0]))
-    key = _cache_key(settings, tokenizer, tokenizer_settings or TokenizerSettings())
+    key = corpus_key(settings, tokenizer, tokenizer_settings or TokenizerSettings())
     target = runs.wenlu_home() / "stores" / key[:32]
     if target.exists():
         try:
@@ -343,8 +348,9 @@ def _scratch(target: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _cache_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_settings: TokenizerSettings) -> str:
-    digest = hashlib.sha256(f"store {FORMAT}\n".encode())
+def corpus_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_settings: TokenizerSettings) -> str:
+    """A digest of what decides a store: the contents of all files, the settings, the tokenizer, and how we convert."""
+    digest = hashlib.sha256(f"store {FORMAT} conversion {CONVERSION}\n".encode())
     for paths in (settings.paths, settings.validation_paths, settings.test_paths):
         for source in find_files(paths, Report()) if paths or paths is settings.paths else ():
             if not source.path.is_file():

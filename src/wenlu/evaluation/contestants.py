@@ -82,7 +82,7 @@ def open_contestant(where: str | None) -> Contestant:
         run=run,
         context=context,
         stride=min(stride or max(1, context // 2), context),
-        parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        parameters=model.statistics(sequence_length=context).parameters,
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         trained_tokens=_trained_tokens(run),
     )

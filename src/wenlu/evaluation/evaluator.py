@@ -13,9 +13,9 @@ from typing import cast
 
 from torch import nn
 
-import wenlu
 from wenlu.core.errors import DataError
 from wenlu.core.log import progress
+from wenlu.core.version import __version__
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.documents import TokenizedDocument, sample_documents, store_documents
 from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents
@@ -95,7 +95,7 @@ def definition(windows: Windows, *, choice: str = "all") -> str:
         "lossy:8-bits-a-byte",
         f"documents:{choice}",
         significance.signature(),
-        f"wenlu:{wenlu.__version__}",
+        f"wenlu:{__version__}",
     )
     return "|".join(parts)
 

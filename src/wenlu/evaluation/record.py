@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import wenlu
 from wenlu.core.messages import text
 from wenlu.core.runs import write_file_atomically
+from wenlu.core.version import __version__
 from wenlu.evaluation.charts import Chart, Estimate, Estimates, Line
 from wenlu.evaluation.compare import Comparison
 from wenlu.evaluation.contestants import Contestant
@@ -30,7 +30,7 @@ def report_path(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) 
 
 def write_report(path: Path, record: Mapping[str, object], evaluation: Evaluation) -> None:
     """Write the record with the scores of every document."""
-    content = {**record, "wenlu": wenlu.__version__, "documents": evaluation.documents_record()}
+    content = {**record, "wenlu": __version__, "documents": evaluation.documents_record()}
     path.parent.mkdir(exist_ok=True)
     write_file_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import wenlu
+from wenlu.core.version import __version__
 from wenlu.data.store import Store
 from wenlu.training.precision import environment
 from wenlu.training.settings import RunSettings
@@ -17,7 +17,7 @@ from wenlu.training.settings import RunSettings
 def describe_process(settings: RunSettings) -> dict[str, object]:
     """Versions, commit, seed, device, process and time, for ``status.json``."""
     return {
-        "versions": {"wenlu": wenlu.__version__, "python": platform.python_version(), **environment()},
+        "versions": {"wenlu": __version__, "python": platform.python_version(), **environment()},
         "commit": commit(),
         "seed": settings.train.seed,
         "device": f"cpu, {settings.train.threads} threads, {settings.train.precision}",

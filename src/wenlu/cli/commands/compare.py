@@ -51,7 +51,8 @@ def command(
     if limit_bytes is not None and limit_bytes < 1:
         raise RequestError("evaluation.limit", found=limit_bytes)
     corpus = open_corpus(data, split=split)
-    smallest = min(contestants, key=lambda contestant: contestant.context)
+    limited = [contestant for contestant in contestants if contestant.model.max_positions is not None]
+    smallest = min(limited or contestants, key=lambda contestant: contestant.context)
     windows = smallest.windows(context=context, stride=stride)
     evaluations = _evaluations(contestants, corpus, windows, limit_bytes)
     comparison = compare(evaluations)

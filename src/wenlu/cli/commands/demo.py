@@ -15,6 +15,7 @@ from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.data.store import Store
+    from wenlu.data.tokens import PackSettings
     from wenlu.evaluation.ladder import Ladder, Rung
 
 CORPUS = "demo"
@@ -36,14 +37,16 @@ PLAN = "demo.json"
 def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> int:
     """Fetch, pack, train, score, mix, generate, report."""
     from wenlu.core.publication import write_file_atomically
+    from wenlu.data.tokens import corpus_key
     from wenlu.evaluation.ladder import climb
     from wenlu.training.results import RunResult
 
     seconds = _seconds(budget)
     corpus = list(data) or _default_corpus()
-    plan = {"data": corpus, "seconds": seconds, "vocab_size": vocab_size, "seed": seed}
-    directory = _directory(target, plan)
-    store = _store(directory, plan)
+    settings = _pack_settings(corpus, vocab_size)
+    key = corpus_key(settings.data, None, settings.tokenizer)
+    directory = _directory(target, {"corpus": key, "seconds": seconds, "seed": seed})
+    store = _store(directory, settings)
     if store.test.num_documents < LEAST_DOCUMENTS:
         notice("demo.few_documents", documents=store.test.num_documents, least=LEAST_DOCUMENTS)
     ladder = climb(store, directory, seconds=seconds, seed=seed)
@@ -88,13 +91,13 @@ def _directory(target: str | None, plan: Mapping[str, object]) -> Path:
 
     if target is not None:
         directory = Path(target)
-        if directory.exists() and _read_plan(directory) != plan:
+        if directory.exists() and any(directory.iterdir()) and _read_plan(directory) != plan:
             raise DataError("demo.other_demo", path=directory)
     else:
         numbered = (Path("runs") / ("demo" if number == 1 else f"demo-{number}") for number in range(1, 10_000))
         directory = next(path for path in numbered if not path.exists() or _read_plan(path) == plan)
-    if not directory.exists():
-        directory.mkdir(parents=True)
+    if _read_plan(directory) is None:
+        directory.mkdir(parents=True, exist_ok=True)
         write_file_atomically(directory / PLAN, json.dumps(plan, ensure_ascii=False, indent=1) + "\n")
     else:
         notice("demo.continued", path=directory)
@@ -108,20 +111,25 @@ def _read_plan(directory: Path) -> object:
         return None
 
 
-def _store(directory: Path, plan: Mapping[str, object]) -> Store:
+def _pack_settings(corpus: Sequence[str], vocab_size: int) -> PackSettings:
     from wenlu.core.settings import load
-    from wenlu.data.tokens import PackSettings, Store, build_store
+    from wenlu.data.tokens import PackSettings
+
+    values = {
+        "data.paths": list(corpus),
+        "data.validation_fraction": HELD_OUT_FRACTION,
+        "data.test_fraction": HELD_OUT_FRACTION,
+        "tokenizer.vocab_size": vocab_size,
+    }
+    return load(PackSettings, values=values).value
+
+
+def _store(directory: Path, settings: PackSettings) -> Store:
+    from wenlu.data.tokens import Store, build_store
 
     path = directory / "store"
     if path.exists():
         return Store.open(path)
-    values = {
-        "data.paths": plan["data"],
-        "data.validation_fraction": HELD_OUT_FRACTION,
-        "data.test_fraction": HELD_OUT_FRACTION,
-        "tokenizer.vocab_size": plan["vocab_size"],
-    }
-    settings = load(PackSettings, values=values).value
     return build_store(path, settings.data, tokenizer_settings=settings.tokenizer)
 
 
