@@ -273,3 +273,11 @@ def test_a_model_that_no_format_can_express(tmp_path: Path) -> None:
     assert refused.value.id == "models.no_family"
     assert "qwen3" in str(refused.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_heads_that_another_family_could_not_split_are_saved(tmp_path: Path) -> None:
+    settings = ModelSettings(kind="qwen3", hidden_size=16, num_heads=3, head_dim=8, num_layers=1)
+    model = build_model(settings, vocab_size=VOCAB, end_id=3, sequence_length=12, seed=1)
+    save_model(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "qwen3"
+    assert isinstance(load_model(tmp_path), Transformer)
