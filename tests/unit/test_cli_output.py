@@ -41,6 +41,8 @@ def probe(text: str, steps: int, rate: float | None, kind: str | None, name: str
         Path("/nonexistent/file").read_text(encoding="utf-8")
     if text == "bug":
         raise ZeroDivisionError
+    if text == "memory":
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: 9 bytes")
     if text == "leave":
         raise click.exceptions.Exit(143)
     notice("core.type_number")
@@ -92,7 +94,8 @@ def test_json_results_and_json_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "code"), [("gate", 3), ("diverged", 1), ("request", 2), ("interrupt", 130), ("missing", 2), ("leave", 143)]
+    ("word", "code"),
+    [("gate", 3), ("diverged", 1), ("request", 2), ("interrupt", 130), ("missing", 2), ("memory", 1), ("leave", 143)],
 )
 def test_exit_codes(word: str, code: int) -> None:
     found, out, err = call(word)

@@ -23,6 +23,7 @@ import inspect
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +33,16 @@ import click
 
 from wenlu.cli.parsing import JSON_KEY, argument, command, json_option, option, usage_error
 from wenlu.core import messages
-from wenlu.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_SIGINT, DataError, WenluError
+from wenlu.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_SIGINT, DataError, DeviceError, WenluError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 __all__ = ["Table", "argument", "command", "leave", "option", "render", "result", "run", "stream", "table"]
+
+
+# How torch words it; a processor's allocator raises RuntimeError, an accelerator's a subclass of it.
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,14 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         before()
         _show(known, json_output=json_output)
         return known.exit_code
+    except (MemoryError, RuntimeError) as failure:
+        if not (isinstance(failure, MemoryError) or _NO_MEMORY.search(str(failure))):
+            raise
+        before()
+        lines = str(failure).strip().splitlines() or [type(failure).__name__]
+        short = DeviceError("core.no_memory", detail=lines[0])
+        _show(short, json_output=json_output)
+        return short.exit_code
     return code if isinstance(code, int) else EXIT_DONE
 
 
