@@ -119,3 +119,9 @@ def test_numbers_that_would_spoil_the_weights_are_refused(made: type, values: di
 def test_a_warm_up_is_not_a_time() -> None:
     with pytest.raises(SettingsError, match=r"schedule\.warmup"):
         ScheduleSettings(warmup="3s")
+
+
+@pytest.mark.parametrize("name", ["threads", "num_workers"])
+def test_a_number_of_threads_that_would_crash_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"train.{name}"):
+        TrainSettings(**{name: 100_000})  # type: ignore[arg-type]

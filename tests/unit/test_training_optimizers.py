@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -175,7 +177,9 @@ def test_a_setting_of_muon_is_refused_elsewhere() -> None:
         OptimizerSettings(name="adamw", momentum=0.9)
 
 
-@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.0), ("eps", -1.0), ("beta1", 1.0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("learning_rate", 0.0), ("learning_rate", math.inf), ("eps", -1.0), ("beta1", 1.0)]
+)
 def test_ranges(key: str, value: float) -> None:
     with pytest.raises(SettingsError, match=f"optimizer.{key}"):
         OptimizerSettings(**{key: value})  # type: ignore[arg-type]

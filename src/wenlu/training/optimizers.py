@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -47,7 +48,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_rate", "head_rate", "vector_rate", "eps", "weight_decay"):
             value, bounds = getattr(self, name), "> 0" if name == "learning_rate" else ">= 0"
-            if value is not None and not (value > 0 or (value == 0 and bounds == ">= 0")):
+            if value is not None and not (0 < value < math.inf or (value == 0 and bounds == ">= 0")):
                 raise SettingsError("training.range", setting=f"optimizer.{name}", value=value, bounds=bounds)
         for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
             if getattr(self, name) < least:

@@ -55,8 +55,13 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value >= least:  # so that NaN is refused as well
                 raise SettingsError("training.range", setting=f"train.{name}", value=value, bounds=f">= {least}")
+        for name in ("threads", "num_workers"):  # far more of them crash the process when they are started
+            if getattr(self, name) > _MOST_THREADS:
+                bounds = f"<= {_MOST_THREADS}"
+                raise SettingsError("training.range", setting=f"train.{name}", value=getattr(self, name), bounds=bounds)
 
 
+_MOST_THREADS = 1024
 _LEAST: dict[str, float] = {
     "steps": 1,
     "batch_size": 1,
