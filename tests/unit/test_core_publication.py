@@ -436,3 +436,11 @@ def test_free_space_is_unknown_where_nothing_is_mounted(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(publication.shutil, "disk_usage", fail)
     assert "? free" in str(storage_error(OSError(errno.EIO, "broken"), "/x"))
+
+
+def test_a_target_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(DataError) as refused:
+        check_target(tmp_path / "text.txt" / "deep" / "store", replace=False)
+    assert refused.value.id == "core.target_below_file"
+    assert "text.txt" in str(refused.value)

@@ -486,3 +486,11 @@ def test_a_run_without_checkpoints_has_nothing_to_verify(tmp_path: Path, store: 
     train_run(resolved, tmp_path / "run", store=store)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         verify_run(tmp_path / "run", store=store)
+
+
+def test_a_run_below_or_onto_a_file_is_refused(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "text.txt").write_text("x", encoding="utf-8")
+    for target, id in (("text.txt", "core.target_exists"), ("text.txt/run", "core.target_below_file")):
+        with pytest.raises(DataError) as refused:
+            train_run(tiny_settings(), tmp_path / target, store=store)
+        assert refused.value.id == id

@@ -85,8 +85,12 @@ def check_target(target: Path, *, replace: bool) -> None:
     So a slip of the hand never replaces a folder of somebody's own files.
 
     Raises:
-        DataError: ``core.target_exists``, or ``core.target_foreign`` for a file or a full folder without a manifest.
+        DataError: ``core.target_exists``, ``core.target_foreign`` for a file or a full folder without a manifest, or
+            ``core.target_below_file`` for one that would lie in a file.
     """
+    file = next((folder for folder in target.parents if folder.exists() and not folder.is_dir()), None)
+    if file is not None:
+        raise DataError("core.target_below_file", path=target, file=file)
     if not target.exists():
         return
     if not replace:

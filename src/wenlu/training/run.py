@@ -19,6 +19,7 @@ from pathlib import Path
 from wenlu.bundle import save_bundle
 from wenlu.core.errors import DataError, SettingsError, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
+from wenlu.core.publication import check_target
 from wenlu.core.runs import MANIFEST, Run, is_run, publish
 from wenlu.core.settings import Resolved, load, to_toml
 from wenlu.data.store import Store
@@ -359,8 +360,8 @@ def _recorded(run: Run) -> Iterator[None]:
 
 def _refuse_existing(path: Path) -> None:
     """Refuse, before any long work, a directory that is a run already (being trained or not), a store or a model."""
-    if (path / MANIFEST).is_file():
-        raise DataError("core.target_exists", path=path)
+    if not path.is_dir() or (path / MANIFEST).is_file():
+        check_target(path, replace=False)
     if is_run(path):
         with Run.open(path).lock():
             Run.create(path)
