@@ -17,6 +17,7 @@ import zstandard
 from skips import needs_posix
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.data.documents import DataSettings, Document, Report, read_documents
+from wenlu.data.files import find_files
 
 CHINESE = "第一回  甄士隐梦幻识通灵 贾雨村风尘怀闺秀\n此开卷第一回也．作者自云：因曾历过一番梦幻之后，故将真事隐去"
 TRADITIONAL = "帝京篇十首 四\n太宗皇帝\n鳴笳臨樂館，眺聽歡芳節。\n急管韻朱絃，清歌凝白雪。"
@@ -344,3 +345,12 @@ def test_a_misspelt_file_name_shows_the_nearest(tmp_path: Path) -> None:
     write(tmp_path, "hongloumeng.txt", "x")
     with pytest.raises(DataError, match=r"nearest name there is: hongloumeng\.txt"):
         read(tmp_path / "honglomeng.txt")
+
+
+def test_a_missing_file_names_one_near_name_or_none(tmp_path: Path) -> None:
+    for name in ("novel.txt", "poems.txt"):
+        write(tmp_path, name, "x")
+    for name, near in (("nowel.txt", "novel.txt"), ("zzz", "-")):
+        with pytest.raises(DataError) as caught:
+            find_files([str(tmp_path / name)], Report())
+        assert caught.value.values["near"] == near

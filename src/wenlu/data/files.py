@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import importlib
 import os
@@ -100,7 +101,8 @@ def _expand(given: str) -> list[Path]:
         return [path]
     if not glob.has_magic(given):
         parent = path.parent if path.parent.is_dir() else Path()
-        near = plugins.closest(path.name, sorted(entry.name for entry in parent.iterdir())[:200]) or "-"
+        known = sorted(entry.name for entry in parent.iterdir())[:200]
+        near = next(iter(difflib.get_close_matches(path.name, known, n=1, cutoff=0.6)), "-")
         raise DataError("data.missing_file", path=given, folder=parent.absolute(), near=near)
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
