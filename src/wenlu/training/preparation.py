@@ -35,6 +35,7 @@ _WARMUP_STEPS = 3
 _LEAST_MEASURED_STEPS = 10
 _LEAST_MEASURED_SECONDS = 2.0
 _MEASURED_SHARE = 0.04
+_MOST_MEASURED_SECONDS = 10.0
 _RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
 
@@ -234,7 +235,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, at least 2 seconds and 10 steps."""
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, at least 10 steps."""
     train = prepared.settings.train
     trial = Prepared(
         _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
@@ -243,7 +244,8 @@ def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float
         prepared.task,
         prepared.loader,
     )
-    allowed = max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds)
+    wanted = max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds)
+    allowed = min(wanted, _MOST_MEASURED_SECONDS)
     started, measured = time.perf_counter(), 0
     for step in trial.trainer():
         if step.number == _WARMUP_STEPS:
