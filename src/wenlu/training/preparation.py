@@ -235,7 +235,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, at least 10 steps."""
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, twice that for 10 steps."""
     train = prepared.settings.train
     trial = Prepared(
         _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
@@ -251,7 +251,8 @@ def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float
         if step.number == _WARMUP_STEPS:
             started = time.perf_counter()
         measured = step.number - _WARMUP_STEPS
-        if measured >= _LEAST_MEASURED_STEPS and time.perf_counter() - started >= allowed:
+        elapsed = time.perf_counter() - started
+        if measured > 0 and (elapsed >= 2 * allowed or (elapsed >= allowed and measured >= _LEAST_MEASURED_STEPS)):
             break
     return (time.perf_counter() - started) / measured
 
