@@ -107,7 +107,7 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, words: tuple[str, ...
 
 def test_a_signal_stops_the_demo_and_not_only_one_of_its_models(tmp_path: Path, corpus: Path) -> None:
     target = tmp_path / "demo"
-    words = ["--data", str(corpus), "-o", str(target), "--budget", "10m", "--vocab-size", "400"]
+    words = ["--data", str(corpus), "-o", str(target), "--budget", "40s", "--vocab-size", "400"]
     with subprocess.Popen(
         [sys.executable, "-m", "wenlu", "demo", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -235,7 +235,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, twice that for 10 steps."""
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, or twice that."""
     train = prepared.settings.train
     trial = Prepared(
         _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
