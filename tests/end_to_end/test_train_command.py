@@ -179,3 +179,10 @@ def test_in_chinese(chinese: None, tmp_path: Path, text: Path, settings: Path) -
     assert found.exit_code == 2
     assert "训练时长写法有误" in found.stderr
     assert "训练" in wenlu("train", "--help").stdout
+
+
+def test_a_text_where_settings_stand_is_told_of_data(text: Path, tmp_path: Path) -> None:
+    for path in (text, tmp_path):
+        found = wenlu("train", path)
+        assert found.exit_code == 2
+        assert f"--data {path}" in found.stderr

@@ -65,6 +65,8 @@ def _train(
     if len(files) > 1:
         raise SettingsError("training.several_files", files=", ".join(files))
     file = Path(files[0]) if files else None
+    if file is not None and file.suffix != ".toml":
+        raise SettingsError("training.not_a_settings_file", path=file)
     if file is None and preset is None:
         preset = DEFAULT_PRESET
         notice("training.default_preset", preset=preset)
