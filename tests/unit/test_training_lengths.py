@@ -125,3 +125,12 @@ def test_a_warm_up_is_not_a_time() -> None:
 def test_a_number_of_threads_that_would_crash_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"train.{name}"):
         TrainSettings(**{name: 100_000})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setting", ["warmup", "decay"])
+def test_no_part_of_a_run_is_longer_than_the_run(setting: str) -> None:
+    ScheduleSettings(**{setting: "100%"})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError) as caught:
+        ScheduleSettings(**{setting: "200%"})  # type: ignore[arg-type]
+    assert caught.value.id == "training.range"
+    assert caught.value.values["value"] == "200%"

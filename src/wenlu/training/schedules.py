@@ -12,6 +12,7 @@ from wenlu.core.settings import changed, unused_setting
 from wenlu.training.duration import Duration, Pace
 
 ScheduleName = Literal["wsd", "cosine", "linear", "constant"]
+_WHOLE_RUN = 100.0  # percent
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,14 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         for key in ("warmup", "decay"):
             written = getattr(self, key)
-            if written != "0" and Duration.parse(written, setting=f"schedule.{key}").unit == "seconds":
+            if written == "0":
+                continue
+            length = Duration.parse(written, setting=f"schedule.{key}")
+            if length.unit == "seconds":
                 units = "steps, epochs, tokens, %"
                 raise SettingsError("training.duration_unit", setting=f"schedule.{key}", value=written, units=units)
+            if length.unit == "percent" and length.value > _WHOLE_RUN:
+                raise SettingsError("training.range", setting=f"schedule.{key}", value=written, bounds="<= 100%")
         if not 0 <= self.final <= 1:
             raise SettingsError("training.range", setting="schedule.final", value=self.final, bounds="0 ... 1")
         unread = {"wsd": (), "constant": ("decay", "final")}.get(self.name, ("decay",))
