@@ -1,4 +1,4 @@
-# make demo | test | check | bench
+# make demo | test | nightly | check | bench | bench-long NAME=measurement
 #
 # Each target makes its own virtual environment when there is none, installs what it needs, and is quick the second time.
 #   PYTHON=python3.12 make demo                     another Python (3.11 or newer)
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SAY := printf '\n== %s\n'
 
-.PHONY: demo test check bench
+.PHONY: demo test nightly check bench bench-long
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -26,6 +26,10 @@ test: $(VENV)/.dev
 	@$(SAY) "tests | 测试"
 	$(BIN)/python -m pytest
 
+nightly: $(VENV)/.dev
+	@$(SAY) "all tests, with their large numbers | 全部测试（大样本）"
+	$(BIN)/python -m pytest --nightly
+
 check: $(VENV)/.dev
 	@$(SAY) "format, lint, types, layers, architecture | 格式、规范、类型、分层、架构"
 	$(BIN)/ruff format --check .
@@ -34,10 +38,15 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/architecture
 
+# Quick measurements, ten minutes at most in all; each prints ratios to a peer measured beside it.
 bench: $(VENV)/.dev
-	@$(SAY) "benchmarks | 基准测试"
-	@set -e; for file in benchmarks/[!_]*.py; do \
-		if [ -e "$$file" ]; then $(SAY) "$$file"; $(BIN)/python "$$file"; else echo "no benchmarks yet | 暂无基准测试"; fi; done
+	@set -e; for file in benchmarks/[!_]*.py; do $(SAY) "$$file"; $(BIN)/python "$$file"; done
+
+# One long measurement, cell by cell; a finished cell is kept in bench-results/ and a second call goes on from there.
+bench-long: $(VENV)/.dev
+	@if [ ! -f "benchmarks/$(NAME).py" ]; then \
+		echo "make bench-long NAME=one of: $$(cd benchmarks && ls [!_]*.py | sed 's/\.py$$//' | tr '\n' ' ')"; exit 2; fi
+	$(BIN)/python benchmarks/$(NAME).py --long
 
 # ---- the environment: three steps, each with a stamp ----
 

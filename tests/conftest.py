@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are tiny: th
 
 from skips import REASONS
 
+pytest_plugins = ["promises"]
+
 # A slow machine is no failure; a failure that was found must be found again.
 hypothesis.settings.register_profile("wenlu", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("wenlu")
