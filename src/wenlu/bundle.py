@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -16,9 +17,12 @@ from wenlu.core.version import __version__
 from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.checkpoint import load_model, save_model
+from wenlu.models.config import LanguageModel
+from wenlu.models.families._files import refuse_pickle
 from wenlu.tokenization.tokenizer import Tokenizer
 
 FILE_NAME = "wenlu.toml"
+FORMAT = 1
 DEFAULT_TASK = "causal_lm"
 
 
@@ -40,13 +44,16 @@ def load_bundle(where: str | Path | None = None) -> Bundle:
     announced as unverified. The model is in evaluation mode.
 
     Raises:
-        CheckpointError: the directory is missing, damaged, or has files that are no model of ours.
+        CheckpointError: the directory is missing, damaged, a pickle, or has files that are no model of ours.
     """
+    if where is not None:
+        refuse_pickle(Path(where))
     path = resolve_model(where)
     verify(path, strict=False)
+    task, generation, tokenizer = _read_task(path), generation_settings.load(path), Tokenizer.load(path)
     model = load_model(path)
-    model.eval()
-    return Bundle(model, Tokenizer.load(path), _read_task(path), generation_settings.load(path), path)
+    _refuse_strangers(model, tokenizer, path)
+    return Bundle(model.eval(), tokenizer, task, generation, path)
 
 
 def save_bundle(
@@ -67,12 +74,23 @@ def save_bundle(
     (directory / FILE_NAME).write_text(_toml(task, provenance or {}), encoding="utf-8")
 
 
+def _refuse_strangers(model: nn.Module, tokenizer: Tokenizer, path: Path) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for; fewer tokens than embeddings are usual.
+
+    Raises:
+        CheckpointError: ``bundle.vocabulary``.
+    """
+    size = cast(LanguageModel, model).vocab_size
+    if tokenizer.vocab_size > size:
+        raise CheckpointError("bundle.vocabulary", path=path, tokens=tokenizer.vocab_size, embeddings=size)
+
+
 def _toml(task: str, provenance: Mapping[str, str | int | float]) -> str:
     """``wenlu.toml``: only what config.json cannot say."""
     import tomlkit
 
     document = tomlkit.document()
-    document.add("format", tomlkit.item(1))
+    document.add("format", tomlkit.item(FORMAT))
     document.add("task", tomlkit.item(task))
     table = tomlkit.table()
     for key, value in {"wenlu": __version__, **provenance}.items():
@@ -85,7 +103,7 @@ def _read_task(directory: Path) -> str:
     """The task that ``wenlu.toml`` names; a foreign directory is a causal language model.
 
     Raises:
-        CheckpointError: ``bundle.bad_file`` when the file is not what we write, or a newer Wenlu wrote it.
+        CheckpointError: ``bundle.bad_file`` when the file is not what we write, ``bundle.newer`` for a newer format.
     """
     path = directory / FILE_NAME
     if not path.is_file():
@@ -94,9 +112,9 @@ def _read_task(directory: Path) -> str:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError("bundle.bad_file", path=path, detail=error) from error
-    task = record.get("task")
-    if record.get("format") != 1 or not isinstance(task, str):
-        raise CheckpointError(
-            "bundle.bad_file", path=path, detail=f"format = {record.get('format')!r}, task = {task!r}"
-        )
+    found, task = record.get("format"), record.get("task")
+    if isinstance(found, int) and found > FORMAT:
+        raise CheckpointError("bundle.newer", path=path, found=found, known=FORMAT)
+    if found != FORMAT or not isinstance(task, str):
+        raise CheckpointError("bundle.bad_file", path=path, detail=f"format = {found!r}, task = {task!r}")
     return task

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tiny_tokenizers import tiny
 from tiny_training import tiny_store
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.core.errors import CheckpointError
@@ -72,10 +73,24 @@ def test_a_directory_without_a_manifest_is_unverified(directory: Path, caplog: p
     assert "unverified" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["task = 3\nformat = 1\n", 'task = "x"\nformat = 2\n', "not toml", "\ufeff"])
+@pytest.mark.parametrize("content", ["task = 3\nformat = 1\n", 'task = "x"\nformat = 0\n', "not toml", "\ufeff"])
 def test_a_wrong_wenlu_toml_is_refused(content: str, directory: Path) -> None:
     (directory / "wenlu.toml").write_text(content, encoding="utf-8")
     (directory / "MANIFEST.json").unlink()
     with pytest.raises(CheckpointError) as caught:
         load_bundle(directory)
     assert caught.value.id == "bundle.bad_file"
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(directory: Path) -> None:
+    tiny("bpe").save(directory)
+    with pytest.raises(CheckpointError, match=r"(?s)more tokens than the model.*embeddings"):
+        load_bundle(directory)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_a_pickle_in_place_of_a_model_is_refused_with_the_remedy(name: str, directory: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, directory / name)
+    (directory / "MANIFEST.json").unlink()
+    with pytest.raises(CheckpointError, match=r"(?s)pickle.*save_pretrained"):
+        load_bundle(directory / name if name == "model.pt" else directory)

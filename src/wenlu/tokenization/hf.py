@@ -28,6 +28,7 @@ _PAD_CANDIDATES = (PAD_TOKEN, "<pad>", "[PAD]")
 _UNKNOWN_CANDIDATES = (UNKNOWN_TOKEN, "<unk>")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Files:
 def read(directory: Path) -> Files:
     """Read a Hugging Face tokenizer directory.
 
-    Raises TokenizerError: ``no_files``, ``unreadable``, ``no_end_token``.
+    Raises TokenizerError: ``no_files``, ``unreadable``, ``no_end_token``, ``pickle_refused``.
     """
     config = _json(directory / "special_tokens_map.json") | _json(directory / "tokenizer_config.json")
     library = _library(directory, config)
@@ -90,6 +91,9 @@ def _library(directory: Path, config: Mapping[str, object]) -> Tokenizer:
         raise TokenizerError("tokenization.unreadable", path=path, reason=error.strerror or str(error)) from error
     except Exception as error:  # the library raises bare Exception for every broken file
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLE_SUFFIXES)
+    if pickles:
+        raise TokenizerError("tokenization.pickle_refused", path=directory, files=", ".join(pickles))
     if any((directory / name).is_file() for name in _SENTENCEPIECE_FILES):
         raise TokenizerError("tokenization.sentencepiece", path=directory)
     raise TokenizerError("tokenization.no_files", path=directory)

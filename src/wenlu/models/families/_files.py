@@ -18,6 +18,8 @@ from wenlu.core.errors import CheckpointError
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save writes a ZIP of one
 
 
 class HFConfig:
@@ -145,8 +147,23 @@ class Weights:
             except FileNotFoundError as error:
                 raise CheckpointError("models.weights_missing", path=path) from error
             except (SafetensorError, OSError) as error:
+                refuse_pickle(path)
                 raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
         return self.open[path]
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that is a pickle by its name or by its first bytes, whatever its name.
+
+    Raises:
+        CheckpointError: ``models.pickle_refused``.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix in PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
+        raise CheckpointError("models.pickle_refused", path=path.parent, files=path.name)
 
 
 def write_model(directory: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
@@ -185,9 +202,9 @@ def _files_of_tensors(directory: Path) -> dict[str, Path]:
         return {}
     index = directory / INDEX
     if not index.is_file():
-        pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)]
+        pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickles:
-            raise CheckpointError("models.pickle_refused", path=directory, files=", ".join(sorted(pickles)))
+            raise CheckpointError("models.pickle_refused", path=directory, files=", ".join(pickles))
         raise CheckpointError("models.weights_missing", path=directory / WEIGHTS)
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
