@@ -191,7 +191,7 @@ def test_a_full_disk_at_any_call_is_one_error_and_leaves_the_old(tmp_path: Path)
 
     def after(number: int, code: int) -> None:
         assert code in (10, 12), f"call {number} ended with {code}"
-        sweep(tmp_path, all_processes=True)
+        sweep(tmp_path, bool, all_processes=True)
         verify(target)
         if code == 10:
             (late if (target / "version").read_bytes() == b"new" else early).append(number)
@@ -213,7 +213,7 @@ def test_kill_at_any_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
 
     def after(number: int, code: int) -> None:
         assert code == -9
-        sweep(tmp_path)
+        sweep(tmp_path, bool)
         assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
         verify(target)
         seen.add((target / "version").read_bytes())
@@ -234,7 +234,7 @@ def test_kill_at_random_moments_leaves_whole_directories(tmp_path: Path) -> None
 
     for _ in range(20):
         assert kill_after(fork(publish_many), moments.uniform(0.005, 0.08)) == -9
-        sweep(tmp_path)
+        sweep(tmp_path, bool)
         for directory in tmp_path.iterdir():
             assert not directory.name.startswith(".")
             verify(directory)
@@ -250,7 +250,7 @@ def test_write_file_atomically_survives_a_kill_at_any_call(tmp_path: Path) -> No
 
     def after(number: int, code: int) -> None:
         assert code == -9
-        sweep(tmp_path)
+        sweep(tmp_path, bool)
         assert path.read_text("utf-8") in ("old", "新的")
         assert [entry.name for entry in tmp_path.iterdir()] == ["status.json"]
         write_file_atomically(path, "old")
@@ -408,10 +408,14 @@ def test_sweep_spares_the_living_and_other_names(tmp_path: Path) -> None:
     for name in (f".a.tmp-{dead}", f".b.tmp-{os.getpid()}", "c.tmp-1", f".d.old-{dead}", f".e.old-{dead}", "e"):
         (tmp_path / name).mkdir()
     (tmp_path / f".status.json.tmp-{dead}").touch()
-    assert {path.name for path in sweep(tmp_path)} == {f".a.tmp-{dead}", f".e.old-{dead}", f".status.json.tmp-{dead}"}
-    assert {path.name for path in tmp_path.iterdir()} == {f".b.tmp-{os.getpid()}", "c.tmp-1", "d", "e"}
-    sweep(tmp_path, all_processes=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"c.tmp-1", "d", "e"}
+    editors = f".novel.tmp-{dead}"
+    (tmp_path / editors).touch()
+    ours = {"a", "b", "c", "d", "e", "status.json"}.__contains__
+    swept = {path.name for path in sweep(tmp_path, ours)}
+    assert swept == {f".a.tmp-{dead}", f".e.old-{dead}", f".status.json.tmp-{dead}"}
+    assert {path.name for path in tmp_path.iterdir()} == {f".b.tmp-{os.getpid()}", "c.tmp-1", "d", "e", editors}
+    sweep(tmp_path, ours, all_processes=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"c.tmp-1", "d", "e", editors}
 
 
 def test_remove_directory_at_any_kill_leaves_it_whole_or_gone(tmp_path: Path) -> None:

@@ -71,10 +71,41 @@ def test_status_is_merged(run: Run) -> None:
     run.write_status(step=3)
     run.write_status(state="stopped")
     assert run.status() == {"state": "stopped", "step": 3}
-    (run.path / "status.json").write_text("{", "utf-8")
-    with pytest.raises(CheckpointError) as caught:
-        run.status()
-    assert caught.value.id == "core.json_damaged"
+
+
+@pytest.mark.parametrize("content", ["", '{"state": "runn', "[]", "\0"])
+def test_a_damaged_status_is_announced_and_written_anew(
+    run: Run, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("status.json", "best.json"):
+        (run.path / name).write_text(content, "utf-8")
+    assert run.status() == {}
+    assert run.best_checkpoint() is None
+    assert "status.json is damaged" in caplog.text
+    assert "best.json is damaged" in caplog.text
+    run.write_status(state="running")
+    assert run.status() == {"state": "running"}
+
+
+def test_only_what_a_run_makes_is_removed_from_it(run: Run) -> None:
+    spared = [run.path / ".notes.txt.tmp-1", run.path / "checkpoints" / ".mine.old-1"]
+    for path in spared:
+        path.touch()
+    (run.path / ".final.tmp-1").mkdir()
+    (run.path / "checkpoints" / ".step-00000001.tmp-1").mkdir()
+    with run.lock():
+        assert all(path.exists() for path in spared)
+        assert not (run.path / ".final.tmp-1").exists()
+        assert [path.name for path in (run.path / "checkpoints").iterdir()] == [".mine.old-1"]
+
+
+def test_an_empty_settings_file_is_none(run: Run) -> None:
+    """It would be read as the defaults."""
+    assert run.has_settings()
+    run.settings_path.write_text("")
+    assert not run.has_settings()
+    run.settings_path.unlink()
+    assert not run.has_settings()
 
 
 def test_log_keeps_every_bit_of_a_float(run: Run) -> None:
@@ -172,6 +203,45 @@ def test_a_dead_holder_is_taken_over_fifty_times(run: Run, caplog: pytest.LogCap
     caplog.clear()
     with run.lock():
         assert "died" not in caplog.text
+
+
+def test_a_lock_is_waited_for_and_leaves_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    needs_posix()
+    caplog.set_level("INFO", "wenlu")
+    path, done = tmp_path / ".store.lock", tmp_path / "done"
+
+    def first() -> int:
+        with locking.hold(path, tmp_path / "store", remove=True):
+            time.sleep(0.3)
+            done.touch()
+        return 0
+
+    child = fork(first)
+    while not path.exists() or not path.read_text("utf-8"):
+        time.sleep(0.001)
+    with pytest.raises(RunError) as caught, locking.hold(path, tmp_path / "store", remove=True):
+        pass
+    assert caught.value.id == "core.run_locked"
+    with locking.hold(path, tmp_path / "store", wait=True, remove=True):
+        assert done.exists()
+        assert "waiting for it" in caplog.text
+    assert wait(child) == 0
+    assert not path.exists()
+
+
+def test_one_holder_at_a_time_while_the_lock_file_comes_and_goes(tmp_path: Path) -> None:
+    needs_posix()
+    path, inside = tmp_path / "lock", tmp_path / "inside"
+
+    def many() -> int:
+        for _ in range(50):
+            with locking.hold(path, tmp_path, wait=True, remove=True):
+                inside.mkdir()  # fails when somebody is there
+                inside.rmdir()
+        return 0
+
+    children = [fork(many) for _ in range(3)]
+    assert [wait(child) for child in children] == [0, 0, 0]
 
 
 @pytest.fixture

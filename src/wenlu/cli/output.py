@@ -17,6 +17,7 @@ A command file reads::
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
@@ -24,16 +25,28 @@ import io
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from wenlu.cli.parsing import JSON_KEY, argument, command, json_option, option, usage_error
 from wenlu.core import messages
-from wenlu.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_SIGINT, DataError, DeviceError, WenluError
+from wenlu.core.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_SIGINT,
+    EXIT_SIGTERM,
+    DataError,
+    DeviceError,
+    Terminated,
+    WenluError,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -140,7 +153,8 @@ def leave(arguments: Sequence[str] | None, call: Callable[[], object]) -> NoRetu
 def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[[], None] = lambda: None) -> int:
     """The exit code of a call; an expected error is shown after ``before()`` has cleared the terminal."""
     try:
-        code = call()
+        with _terminable():
+            code = call()
         sys.stdout.flush()
     except WenluError as error:
         before()
@@ -150,10 +164,10 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         wrong = usage_error(usage)
         _show(wrong, json_output=json_output)
         return wrong.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         before()
         print(messages.text("cli.interrupted"), file=sys.stderr)
-        return EXIT_SIGINT
+        return EXIT_SIGTERM if isinstance(stop, Terminated) else EXIT_SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -173,6 +187,23 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         _show(short, json_output=json_output)
         return short.exit_code
     return code if isinstance(code, int) else EXIT_DONE
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, in the main thread, where Python can."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _file_error(failure: OSError) -> WenluError | None:

@@ -44,6 +44,10 @@ class WenluError(Exception):
         return error_text(self.id, self.values)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where no run is there to save: it unwinds a command as Ctrl-C does, so that nothing is left behind."""
+
+
 class SettingsError(WenluError):
     """A setting, an option or a combination of them is wrong."""
 

@@ -1,4 +1,4 @@
-"""One writer a run: a lock that the system releases when its holder dies.
+"""One writer a run or a target: a lock that the system releases when its holder dies.
 
 The lock is ``flock`` on a file that names the holder (process number and start time). Where the platform or the file
 system has no ``flock``, an exclusively created file stands in for it and that is said: nobody can tell then whether its
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from wenlu.core.errors import RunError
 from wenlu.core.log import notice, warn
 from wenlu.core.publication import storage_error
 
+_POLL_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -31,19 +34,14 @@ class Holder:
 
 
 @contextmanager
-def hold(path: Path, what: Path) -> Iterator[None]:
-    """Hold the lock file ``path`` for writing to ``what``.
+def hold(path: Path, what: Path, *, wait: bool = False, remove: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path`` for writing to ``what``; with ``remove``, leave no file behind.
 
     Raises:
-        RunError: ``core.run_locked`` at once, when another process holds it.
+        RunError: ``core.run_locked`` at once when another process holds it, unless ``wait``.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(error, path) from error
+    file, taken = _open(path, what, wait=wait)
     with _closed_at_last(file):
-        taken = _take(file)
         before = _read(path)
         if taken is False:
             raise RunError("core.run_locked", path=what, pid=before.pid, started=before.started, lock=path)
@@ -55,6 +53,9 @@ def hold(path: Path, what: Path) -> Iterator[None]:
             yield
         finally:
             _write(file, None)
+            if remove:
+                with suppress(OSError):
+                    path.unlink()
             if exclusive is not None:
                 exclusive.unlink(missing_ok=True)
 
@@ -67,6 +68,28 @@ def holder(path: Path) -> Holder | None:
         return _read(path)
     with path.open("a+", encoding="utf-8") as file:
         return _read(path) if _take(file) is False else None
+
+
+def _open(path: Path, what: Path, *, wait: bool) -> tuple[TextIO, bool | None]:
+    """The open lock file, and whether it is ours (see ``_take``); never one that its last holder has removed."""
+    told = False
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(error, path) from error
+        taken = _take(file)
+        if taken is None or (taken is False and not wait):
+            return file, taken
+        if taken and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file, taken
+        file.close()
+        if not taken:
+            if not told:
+                notice("core.lock_waiting", path=what, pid=_read(path).pid)
+                told = True
+            time.sleep(_POLL_SECONDS)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def publish(target: Path, write: Callable[[Path], None], *, durable: bool = True
         _seal(temporary, durable=durable)
         _move(temporary, target, replace=replace)
         if durable:
-            _flush_directory(target.parent)
+            flush_directory(target.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         failure = _system_error(error)
@@ -115,7 +115,7 @@ def write_file_atomically(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
     except OSError as error:
         _unlink_quietly(temporary)
         raise storage_error(error, path) from error
@@ -175,8 +175,8 @@ def verify(directory: Path, *, strict: bool = True) -> None:
             raise CheckpointError("core.file_unexpected", path=directory / extra[0], count=len(extra))
 
 
-def sweep(parent: Path, *, all_processes: bool = False) -> list[Path]:
-    """Remove what killed processes left in a folder, and return it.
+def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = False) -> list[Path]:
+    """Remove what killed processes left in a folder of the targets whose names are ``ours``, and return it.
 
     Leftovers of living processes stay, unless ``all_processes`` (for the holder of the run's lock). A directory that
     was moved aside for a replacement that never came gets its name back.
@@ -184,7 +184,7 @@ def sweep(parent: Path, *, all_processes: bool = False) -> list[Path]:
     removed = []
     for entry in sorted(Path(parent).iterdir()) if Path(parent).is_dir() else []:
         match = _LEFTOVER.match(entry.name)
-        if match is None or (not all_processes and _is_alive(int(match["pid"]))):
+        if match is None or not ours(match["name"]) or (not all_processes and _is_alive(int(match["pid"]))):
             continue
         target = entry.parent / match["name"]
         if match["kind"] == "old" and not target.exists():
@@ -219,6 +219,17 @@ def storage_error(error: OSError, path: Path | str) -> RunError:
     return RunError(id, path=Path(path), free=_free_space(Path(path)), detail=error.strerror or error)
 
 
+def flush_directory(path: Path) -> None:
+    """Flush a folder's entries; systems that cannot open folders (Windows) do it themselves."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _seal(directory: Path, *, durable: bool) -> None:
     """Write the manifest over what is there, and flush files, then folders from the inside out."""
     files = {}
@@ -232,8 +243,8 @@ def _seal(directory: Path, *, durable: bool) -> None:
     if durable:
         _flush_file(manifest)
         for folder in sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True):
-            _flush_directory(folder)
-        _flush_directory(directory)
+            flush_directory(folder)
+        flush_directory(directory)
 
 
 def _move(temporary: Path, target: Path, *, replace: bool) -> None:
@@ -297,17 +308,6 @@ def _sha256(path: Path) -> str:
 def _flush_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    """Flush a folder's entries; systems that cannot open folders (Windows) do it themselves."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -26,14 +26,15 @@ from wenlu.core.locking import hold, holder
 from wenlu.core.log import notice, warn
 from wenlu.core.publication import MANIFEST as MANIFEST
 from wenlu.core.publication import Manifest as Manifest
+from wenlu.core.publication import flush_directory, remove_directory, storage_error, sweep
 from wenlu.core.publication import publish as publish
 from wenlu.core.publication import read_manifest as read_manifest
-from wenlu.core.publication import remove_directory, storage_error, sweep
 from wenlu.core.publication import verify as verify
 from wenlu.core.publication import write_file_atomically as write_file_atomically
 
 RUNS = Path("runs")
 _CHECKPOINT = re.compile(r"^step-(\d{8,})$")
+_WRITTEN = frozenset({"run.toml", "status.json", "data.json", "best.json", "log.jsonl", "final"})
 
 
 class Run:
@@ -55,6 +56,8 @@ class Run:
             raise RunError("core.run_exists", path=path)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            for folder in (path, path.parent):
+                flush_directory(folder)
         except OSError as error:
             raise storage_error(error, path) from error
         return cls(path)
@@ -90,9 +93,10 @@ class Run:
 
     def clean(self) -> None:
         """Remove what killed writers left; only for the holder of the lock."""
-        for folder in (self.path, self.path / "checkpoints"):
-            for leftover in sweep(folder, all_processes=True):
-                notice("core.leftover_removed", path=leftover)
+        found = sweep(self.path, _WRITTEN.__contains__, all_processes=True)
+        found += sweep(self.path / "checkpoints", _CHECKPOINT.match, all_processes=True)
+        for leftover in found:
+            notice("core.leftover_removed", path=leftover)
 
     def write_settings(self, toml: str) -> None:
         """Save the resolved settings, ``run.toml``."""
@@ -103,12 +107,16 @@ class Run:
         """Where the resolved settings stand."""
         return self.path / "run.toml"
 
+    def has_settings(self) -> bool:
+        """Whether the resolved settings are there; an empty file is none, for it would mean the defaults."""
+        return self.settings_path.is_file() and self.settings_path.stat().st_size > 0
+
     def write_status(self, **fields: object) -> None:
         """Change some fields of ``status.json``."""
         self._write_json("status.json", {**self.status(), **fields})
 
     def status(self) -> dict[str, object]:
-        """``status.json``; empty before the first ``write_status``."""
+        """``status.json``; empty before the first ``write_status``, and, with a warning, when it is damaged."""
         return self._read_json("status.json")
 
     def write_data(self, record: Mapping[str, object]) -> None:
@@ -134,6 +142,7 @@ class Run:
         try:
             if self._log is None:
                 self._log = _open_log(self.path / "log.jsonl")
+                flush_directory(self.path)
             self._log.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._log.flush()
         except OSError as error:
@@ -186,9 +195,11 @@ class Run:
         found = [entry for entry in folder.iterdir() if _CHECKPOINT.match(entry.name)] if folder.is_dir() else []
         return sorted(found, key=checkpoint_step)
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint whose manifest verifies; newer damaged ones are announced."""
+    def newest_checkpoint(self, *, before: int | None = None) -> Path | None:
+        """The newest checkpoint (of a step before this one) whose manifest verifies; damaged ones are announced."""
         for checkpoint in reversed(self.checkpoints()):
+            if before is not None and checkpoint_step(checkpoint) >= before:
+                continue
             try:
                 verify(checkpoint)
             except CheckpointError as error:
@@ -218,15 +229,17 @@ class Run:
         write_file_atomically(self.path / name, json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n")
 
     def _read_json(self, name: str) -> dict[str, object]:
+        """A file that says what the checkpoints and the log say too: a damaged one stops nobody."""
         path = self.path / name
         try:
             record = json.loads(path.read_bytes())
+            if not isinstance(record, dict):
+                raise ValueError(type(record).__name__)
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise CheckpointError("core.json_damaged", path=path, detail=error) from error
-        if not isinstance(record, dict):
-            raise CheckpointError("core.json_damaged", path=path, detail=type(record).__name__)
+            warn("core.json_damaged", path=path, detail=error)
+            return {}
         return record
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from safetensors.numpy import save
 
 from wenlu.core import runs
 from wenlu.core.errors import CheckpointError, DataError
+from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, progress, warn
 from wenlu.core.publication import storage_error, sweep
 from wenlu.core.settings import changed, unused_setting
@@ -66,20 +68,25 @@ def build_store(
     tokenizer_settings: TokenizerSettings | None = None,
     workers: int = 1,
     replace: bool = False,
+    in_cache: bool = False,
 ) -> Store:
     """Read ``settings.paths`` and publish a store at ``target``; without a tokenizer one is trained on the train split.
 
-    Needs disk space for the cleaned texts beside ``target`` while it runs; they are removed at the end.
+    Needs disk space for the cleaned texts beside ``target`` while it runs; they are removed at the end. A store
+    ``in_cache`` that another process is making is waited for and taken.
 
     Raises:
         DataError: see ``read_documents``; ``data.empty_corpus``; ``core.target_exists`` unless ``replace``.
+        RunError: ``core.run_locked`` at once, when another process makes the same store, not in the cache.
         SettingsError: a changed setting that nothing reads.
     """
     _check_settings(settings, tokenizer, tokenizer_settings)
     if target.exists() and not replace:
         raise DataError("core.target_exists", path=target)
     report = Report()
-    with _scratch(target) as scratch:
+    with _scratch(target, wait=in_cache) as scratch:
+        if in_cache and (made_meanwhile := _cached(target)) is not None:
+            return made_meanwhile
         spool = _collect(settings, report, scratch / "documents")
         report.announce()
         if not len(spool.rows()):
@@ -111,21 +118,45 @@ def prepared_store(
 
     The cache's key is the contents of all files, the settings and the tokenizer. A damaged one is made anew.
     """
+    found = existing_store(settings, tokenizer=tokenizer, tokenizer_settings=tokenizer_settings)
+    if isinstance(found, Store):
+        return found
+    return build_store(
+        found,
+        settings,
+        tokenizer=tokenizer,
+        tokenizer_settings=tokenizer_settings,
+        workers=workers,
+        replace=True,
+        in_cache=True,
+    )
+
+
+def existing_store(
+    settings: DataSettings,
+    *,
+    tokenizer: Tokenizer | None = None,
+    tokenizer_settings: TokenizerSettings | None = None,
+) -> Store | Path:
+    """The given or cached store for these settings, or the place in the cache where one would be made."""
     if len(settings.paths) == 1 and Store.is_store(Path(settings.paths[0])):
         return Store.open(Path(settings.paths[0]))
     key = corpus_key(settings, tokenizer, tokenizer_settings or TokenizerSettings())
     target = runs.wenlu_home() / "stores" / key[:32]
-    if target.exists():
-        try:
-            store = Store.open(target)
-        except (CheckpointError, DataError) as error:
-            warn("data.cache_damaged", path=target, reason=error)
-        else:
-            notice("data.cache_used", path=target)
-            return store
-    return build_store(
-        target, settings, tokenizer=tokenizer, tokenizer_settings=tokenizer_settings, workers=workers, replace=True
-    )
+    return _cached(target) or target
+
+
+def _cached(target: Path) -> Store | None:
+    """The store of the cache, if it is there and whole."""
+    if not target.exists():
+        return None
+    try:
+        store = Store.open(target)
+    except (CheckpointError, DataError) as error:
+        warn("data.cache_damaged", path=target, reason=error)
+        return None
+    notice("data.cache_used", path=target)
+    return store
 
 
 # ---- reading ----
@@ -333,19 +364,23 @@ def _check_settings(
 
 
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A directory for temporary files beside the target; what killed processes left there is removed first."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in sweep(target.parent):
-        notice("core.leftover_removed", path=leftover)
-    path = target.parent / f".{target.name}.spool.tmp-{os.getpid()}"
-    shutil.rmtree(path, ignore_errors=True)
-    try:
-        yield path
-    except OSError as error:
-        raise storage_error(error, target) from error
-    finally:
+def _scratch(target: Path, *, wait: bool) -> Iterator[Path]:
+    """A directory for temporary files beside the target, and the target's lock.
+
+    What killed processes left there, of this target or of the cache's keys, is removed first.
+    """
+    with hold(target.parent / f".{target.name}.lock", target, wait=wait, remove=True):
+        ours = re.compile(rf"({re.escape(target.name)}|[0-9a-f]{{32}})(\.spool)?")
+        for leftover in sweep(target.parent, ours.fullmatch):
+            notice("core.leftover_removed", path=leftover)
+        path = target.parent / f".{target.name}.spool.tmp-{os.getpid()}"
         shutil.rmtree(path, ignore_errors=True)
+        try:
+            yield path
+        except OSError as error:
+            raise storage_error(error, target) from error
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def corpus_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_settings: TokenizerSettings) -> str:

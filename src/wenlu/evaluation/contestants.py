@@ -69,7 +69,7 @@ def open_contestant(where: str | None) -> Contestant:
     model = language_model(bundle)
     run = run_of(bundle.path)
     context = stride = 0
-    if run is not None and run.settings_path.is_file():
+    if run is not None and run.has_settings():
         settings = read_settings(run).value
         context = settings.evaluate.context or settings.train.sequence_length
         stride = settings.evaluate.stride

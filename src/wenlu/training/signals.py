@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: the first asks the run to save and leave, the second leaves at once."""
+"""SIGINT and SIGTERM: the first asks the run to save and leave, the second leaves at once.
+
+A step is finished first; an evaluation, which changes nothing and may take long, is left in the middle.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,16 @@ from wenlu.core.log import warn
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
 
 
+class Interrupted(BaseException):
+    """Somebody asked the run to stop. No ``Exception``, so that nothing on its way takes it for a failure."""
+
+
 class StopRequest:
     """Whether somebody asked the run to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._interrupts = False
 
     @property
     def exit_code(self) -> int:
@@ -33,6 +41,23 @@ class StopRequest:
         self.signal = signal.Signals(number)
         with contextlib.suppress(RuntimeError):  # the signal came while a line was being written to the same stream
             warn("training.stopping", signal=self.signal.name)
+        if self._interrupts:
+            raise Interrupted
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if somebody has asked."""
+        if self.signal is not None:
+            raise Interrupted
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within the block a request raises ``Interrupted`` at once."""
+        self._interrupts = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._interrupts = False
 
 
 @contextlib.contextmanager
