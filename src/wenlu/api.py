@@ -29,6 +29,7 @@ from wenlu.evaluation.evaluator import Evaluation, default_windows, evaluate_doc
 from wenlu.evaluation.text_score import TextScore, score_text
 from wenlu.generation.text import Completion, complete, prepare
 from wenlu.models.config import LanguageModel
+from wenlu.models.device import DeviceName
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
 from wenlu.training.results import RunResult
 from wenlu.training.run import resume_run, train_run
@@ -140,9 +141,9 @@ def resume(run: StringPath) -> RunResult:
     return resume_run(Path(run), evaluate=evaluate_split)
 
 
-def load(where: StringPath | None = None) -> Model:
+def load(where: StringPath | None = None, *, device: DeviceName = "auto") -> Model:
     """The model of a run, a model directory or a name under ``runs/``; None is the newest finished run."""
-    return Model(load_bundle(where))
+    return Model(load_bundle(where, device=device))
 
 
 def evaluate(

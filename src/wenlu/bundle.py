@@ -18,6 +18,7 @@ from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import LanguageModel
+from wenlu.models.device import DeviceName, pick_device
 from wenlu.models.families._files import refuse_pickle
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -37,7 +38,7 @@ class Bundle:
     path: Path
 
 
-def load_bundle(where: str | Path | None = None) -> Bundle:
+def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") -> Bundle:
     """Load a model directory, a run or a name under ``runs/``; None is the newest finished run, which is announced.
 
     With a manifest, weights must be what was written and edited text files are announced; a directory without one is
@@ -45,7 +46,9 @@ def load_bundle(where: str | Path | None = None) -> Bundle:
 
     Raises:
         CheckpointError: the directory is missing, damaged, a pickle, or has files that are no model of ours.
+        DeviceError: ``models.no_cuda``.
     """
+    place = pick_device(device)
     if where is not None:
         refuse_pickle(Path(where))
     path = resolve_model(where)
@@ -53,7 +56,7 @@ def load_bundle(where: str | Path | None = None) -> Bundle:
     task, generation, tokenizer = _read_task(path), generation_settings.load(path), Tokenizer.load(path)
     model = load_model(path)
     _refuse_strangers(model, tokenizer, path)
-    return Bundle(model.eval(), tokenizer, task, generation, path)
+    return Bundle(model.to(place).eval(), tokenizer, task, generation, path)
 
 
 def save_bundle(

@@ -401,11 +401,11 @@ def test_another_version_is_refused_or_announced(caplog: pytest.LogCaptureFixtur
 def test_precision_is_resolved_by_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     from wenlu.training import precision
 
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
     for gain, expected in ((0.6, "fp32"), (2.0, "bf16")):
         monkeypatch.setattr(precision, "bfloat16_gain", lambda gain=gain: gain)
         assert resolve_machine(TrainSettings()).precision == expected
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: False)
     assert resolve_machine(TrainSettings()).precision == "fp32"
     with pytest.raises(Exception, match="bfloat16"):
         resolve_machine(TrainSettings(precision="bf16"))

@@ -79,7 +79,7 @@ def gradient_of_a_step(parts: int, *, mean_of_means: bool = False) -> dict[str, 
     model.train()
     for batch in trainer.batches._batches:  # type: ignore[attr-defined]
         own = trainer.objective.counts(batch)
-        trainer._backward([batch], {"cross_entropy": own["cross_entropy"] * parts} if mean_of_means else counts)
+        trainer.backward([batch], {"cross_entropy": own["cross_entropy"] * parts} if mean_of_means else counts)
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 

@@ -67,14 +67,19 @@ class Loader:
 
     def batch(self, number: int) -> dict[str, Tensor]:
         """The batch with this number."""
+        windows = [self._epoch(epoch).window(place) for epoch, place in self._places(number)]
+        return _tensors(windows, stack=self._layout == "packed")
+
+    def documents(self, number: int) -> list[list[int]]:
+        """For each row of this batch its documents by their numbers in the split; ``document_ids`` index them."""
+        return [row for epoch, place in self._places(number) for row in self._epoch(epoch).documents(place)]
+
+    def _places(self, number: int) -> list[tuple[int, int]]:
+        """(epoch, place in its order) of the windows of a batch."""
         if self._layout == "stream":
-            epoch, place = divmod(number, self._per_epoch)
-            return _tensors([self._epoch(epoch).window(place)], stack=False)
-        rows = []
-        for row in range(number * self._batch_size, (number + 1) * self._batch_size):
-            epoch, place = divmod(row, self._per_epoch)
-            rows.append(self._epoch(epoch).window(place))
-        return _tensors(rows, stack=True)
+            return [divmod(number, self._per_epoch)]
+        rows = range(number * self._batch_size, (number + 1) * self._batch_size)
+        return [divmod(row, self._per_epoch) for row in rows]
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """Batches from this number on, without end; worker threads prepare the next ones while one is used."""

@@ -42,6 +42,11 @@ class _Slots:
         self.starts: Int64Array = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         self.total = int(self.starts[-1])
 
+    def documents(self, first: int, stop: int) -> list[int]:
+        """The numbers of the documents in slots first..stop, in order."""
+        begin = int(np.searchsorted(self.starts, first, side="right")) - 1
+        return [int(number) for number in self.order[begin : int(np.searchsorted(self.starts, stop))]]
+
     def fill(self, row: Window, first: int, stop: int, *, origin: int) -> None:
         """Write slots first..stop into one row of arrays, and padding behind them.
 
@@ -87,6 +92,11 @@ class PackedWindows:
         self._slots.fill(window, first, min(first + self._length, self._slots.total), origin=first)
         return window
 
+    def documents(self, number: int) -> list[list[int]]:
+        """The numbers of the documents in the one row of this window."""
+        first = int(self._order[number]) * self._length
+        return [self._slots.documents(first, min(first + self._length, self._slots.total))]
+
 
 class StreamWindows:
     """One epoch as parallel tracks for recurrent models, whose state goes on from window to window.
@@ -118,14 +128,24 @@ class StreamWindows:
         """The t-th window of every track; arrays of shape (num_tracks, sequence_length)."""
         window = _empty((self._num_tracks, self._length))
         for track in range(self._num_tracks):
-            origin = track * self._track_length
-            end = min(origin + self._track_length, self._slots.total)
-            first = min(origin + number * self._length, end)
+            origin, first, stop = self._stretch(track, number)
             row = Window(
                 window.input_ids[track], window.labels[track], window.position_ids[track], window.document_ids[track]
             )
-            self._slots.fill(row, first, min(first + self._length, end), origin=origin)
+            self._slots.fill(row, first, stop, origin=origin)
         return window
+
+    def documents(self, number: int) -> list[list[int]]:
+        """The numbers of the documents in each row of this window."""
+        stretches = [self._stretch(track, number) for track in range(self._num_tracks)]
+        return [self._slots.documents(first, stop) if first < stop else [] for _, first, stop in stretches]
+
+    def _stretch(self, track: int, number: int) -> tuple[int, int, int]:
+        """Where the track begins, and the slots first..stop of its window with this number."""
+        origin = track * self._track_length
+        end = min(origin + self._track_length, self._slots.total)
+        first = min(origin + number * self._length, end)
+        return origin, first, min(first + self._length, end)
 
 
 def _empty(shape: tuple[int, ...]) -> Window:

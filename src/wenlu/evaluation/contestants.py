@@ -13,6 +13,7 @@ from wenlu.core.runs import Run, is_run
 from wenlu.evaluation.evaluator import DEFAULT_CONTEXT
 from wenlu.evaluation.scoring import Windows
 from wenlu.models.config import LanguageModel
+from wenlu.models.device import DeviceName
 from wenlu.training.run import read_settings
 
 
@@ -56,7 +57,7 @@ class Contestant:
         }
 
 
-def open_contestant(where: str | None) -> Contestant:
+def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contestant:
     """Load what a user calls ``DIR | RUN | NAME``; None is the newest finished run.
 
     Its context is that of its run's evaluations, so that a number can be compared with the run's log; outside a run,
@@ -65,7 +66,7 @@ def open_contestant(where: str | None) -> Contestant:
     Raises:
         CheckpointError: the model is missing or damaged.
     """
-    bundle = load_bundle(where)
+    bundle = load_bundle(where, device=device)
     model = language_model(bundle)
     run = run_of(bundle.path)
     context = stride = 0

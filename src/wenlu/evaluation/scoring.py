@@ -28,6 +28,7 @@ from wenlu.core.errors import NotFiniteError, RequestError, SettingsError
 from wenlu.evaluation.documents import TokenizedDocument
 from wenlu.metrics.language_model import charged_nats
 from wenlu.models.config import LanguageModel
+from wenlu.models.device import device_of
 
 IGNORE_INDEX = -100
 SLOTS_PER_BATCH = 4096
@@ -117,7 +118,7 @@ def token_log_probs(
     """
     check_context(model, windows)
     module = cast(nn.Module, model)
-    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    device = device_of(module)
     was_training = module.training
     try:
         for group in _groups(documents, _BATCHES_AT_ONCE * slots_per_batch):

@@ -18,6 +18,7 @@ from wenlu.core.errors import NotFiniteError, RequestError
 from wenlu.generation.sampling import Sampler
 from wenlu.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from wenlu.models.config import Cache, LanguageModel
+from wenlu.models.device import device_of
 
 FinishReason = Literal["stop", "length", "end"]
 """Why a text ended: a stop string, a bound of its length, or an end token that the model produced."""
@@ -124,7 +125,7 @@ def stream(
     context = kept if fit.dropped and kept else [start_id, *kept]
     ends = frozenset(end_ids or settings.end_token_ids or (start_id,))
     module = cast(nn.Module, model)
-    device = _device(module)
+    device = device_of(module)
     sampler = Sampler(settings, kept, vocab_size=model.vocab_size, device=device)
     always = torch.tensor(sorted(set(suppressed) - ends), dtype=torch.long, device=device)
     early = torch.tensor(sorted({*suppressed, *ends}), dtype=torch.long, device=device)
@@ -195,10 +196,3 @@ def _next_logits(model: LanguageModel, inputs_BS: Tensor, cache: Cache, *, posit
     if not bool(torch.isfinite(logits_BV.amax(dim=-1)).all()):  # NaN comes through; minus infinity may stand below it
         raise NotFiniteError("generation.not_finite", position=position)
     return logits_BV
-
-
-def _device(module: nn.Module) -> torch.device:
-    """Where the model is: the device of its first parameter, else of its first buffer (an n-gram has only those)."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")

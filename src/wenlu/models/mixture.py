@@ -7,7 +7,6 @@ B batch, S length, V vocabulary, M components.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from wenlu.core.errors import SettingsError
 from wenlu.models.config import Cache, LanguageModel
+from wenlu.models.device import device_of
 from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
 from wenlu.models.statistics import Statistics
 
@@ -72,7 +72,7 @@ class Mixture(LanguageModelCalls):
         limits = [model.max_positions for model in models if model.max_positions is not None]
         self.max_positions = min(limits) if limits else None
         with torch.no_grad():  # one token says how wide the hidden states are, and of which type
-            device = next(itertools.chain(self.parameters(), self.buffers())).device
+            device = device_of(self)
             states = [model.hidden(torch.zeros((1, 1), dtype=torch.int64, device=device)) for model in models]
         self._layout = [(state.shape[-1], state.dtype) for state in states]
 

@@ -170,8 +170,7 @@ class Optimizer:
             if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
                 raise CheckpointError("training.optimizer_state", tensor=full_name, shape=tuple(tensor.shape))
             part = next(part for part in self._parts if _holds(part, parameter))
-            target = torch.empty_like(tensor)  # our own memory: a mapped file may be aligned otherwise
-            part.state[parameter][key] = target.copy_(tensor)
+            part.state[parameter][key] = own_memory(tensor, parameter.device)
 
     def _state_of(self, parameter: nn.Parameter) -> Mapping[str, Tensor]:
         for part in self._parts:
@@ -179,6 +178,11 @@ class Optimizer:
                 found: Mapping[str, Tensor] = part.state.get(parameter, {})
                 return found
         return {}
+
+
+def own_memory(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy in memory of our own, which a mapped file is not: it may be aligned otherwise."""
+    return torch.empty_like(tensor, device=device).copy_(tensor)
 
 
 def _holds(part: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:

@@ -1,4 +1,4 @@
-"""What the processor decides about a run: precision, threads. Found out once, written down, and checked on resume."""
+"""What the machine decides about a run: device, precision, threads. Found out once, written down, checked on resume."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.core.log import warn
+from wenlu.models.device import DeviceName, describe_device, pick_device
 from wenlu.training.settings import Precision, TrainSettings
 
+CPU = torch.device("cpu")
 _GAIN = 1.2
 _TRIAL_SIZE = 512
 _TRIALS = 5
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX)."""
+def has_bfloat16(device: torch.device = CPU) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware (a processor: by AVX-512 BF16 or AMX)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -45,17 +50,21 @@ def bfloat16_gain() -> float:
 
 
 def resolve_machine(settings: TrainSettings) -> TrainSettings:
-    """Replace ``precision = "auto"`` and ``threads = 0`` by what this machine gives.
+    """Replace ``"auto"`` in device and precision, and ``threads = 0``, by what this machine gives.
 
     Raises:
-        DeviceError: ``training.no_bfloat16`` when bf16 is demanded and the processor would only emulate it.
+        DeviceError: ``models.no_cuda``, or ``training.no_bfloat16`` when bf16 is demanded and would only be emulated.
     """
+    device = pick_device(settings.device)
     precision: Precision = settings.precision
-    if precision == "bf16" and not has_bfloat16():
-        raise DeviceError("training.no_bfloat16", capability=torch.backends.cpu.get_cpu_capability())
+    if precision == "bf16" and not has_bfloat16(device):
+        capability = torch.backends.cpu.get_cpu_capability() if device == CPU else describe_device(device)
+        raise DeviceError("training.no_bfloat16", capability=capability)
     if precision == "auto":
-        precision = "bf16" if has_bfloat16() and bfloat16_gain() > _GAIN else "fp32"
-    return replace(settings, precision=precision, threads=settings.threads or _free_cores())
+        fast = has_bfloat16(device) and (device != CPU or bfloat16_gain() > _GAIN)
+        precision = "bf16" if fast else "fp32"
+    name: DeviceName = "cpu" if device == CPU else "cuda"
+    return replace(settings, device=name, precision=precision, threads=settings.threads or _free_cores())
 
 
 def _free_cores() -> int:
@@ -67,19 +76,46 @@ def _free_cores() -> int:
 
 @contextlib.contextmanager
 def machine(settings: TrainSettings) -> Iterator[None]:
-    """Run with the settings' number of threads; restored afterwards."""
-    before = torch.get_num_threads()
+    """Run with the settings' threads and, on CUDA, determinism; restored afterwards.
+
+    A processor's kernels are deterministic for one number of threads as they are. On CUDA torch refuses an operation
+    that it cannot repeat exactly, and cuBLAS needs the variable set before its first product.
+    """
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(settings.threads)
+    if settings.device == "cuda" and settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict)
 
 
-def autocast(precision: Precision) -> torch.autocast:
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from generators with this seed, on the processor and on the device; the caller's are left alone."""
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators):
+        torch.default_generator.manual_seed(seed)
+        for accelerator in accelerators:
+            with torch.cuda.device(accelerator):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context of a forward pass: bfloat16 products with float32 weights, or nothing."""
     assert precision != "auto", "resolve_machine decides"
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch where the model is; to CUDA from pinned memory, so that the copy overlaps what is computed there."""
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def newton_schulz_dtype(precision: Precision) -> torch.dtype:
@@ -87,12 +123,14 @@ def newton_schulz_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def environment() -> dict[str, str]:
+def environment(device: torch.device = CPU) -> dict[str, str]:
     """What the bits of a run depend on besides its settings."""
+    accelerator = {} if device == CPU else {"device": describe_device(device), "cuda": str(torch.version.cuda)}
     return {
         "torch": torch.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        **accelerator,
     }
 
 

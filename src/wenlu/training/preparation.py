@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from wenlu.data.store import Store
 from wenlu.data.tokens import prepared_store
 from wenlu.models.build import build_model, family
 from wenlu.models.config import LanguageModel
+from wenlu.models.device import describe_device, pick_device
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.duration import Duration, Pace
@@ -28,7 +29,7 @@ from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
 from wenlu.training.settings import RunSettings
-from wenlu.training.trainer import Trainer
+from wenlu.training.trainer import Step, Trainer
 
 RECURRENT_KINDS = frozenset({"lstm"})
 _WARMUP_STEPS = 3
@@ -143,8 +144,8 @@ def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
 
 
 def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
-    """Open the corpus, build the model, and resolve precision, threads, layout and attention; not yet the steps."""
-    resolved = _resolve_machine(one_length(resolved))  # what is wrong is said before the corpus is read
+    """Open the corpus, build the model, and resolve what the machine decides; not yet the steps."""
+    resolved = resolve_for_machine(one_length(resolved))  # what is wrong is said before the corpus is read
     settings = resolved.value
     settings.model.refuse_unused(family(settings.model.kind).uses)
     task = create_task(settings.task)
@@ -159,6 +160,7 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         sequence_length=train.sequence_length,
         seed=train.seed,
     )
+    model = model.to(pick_device(train.device))
     if settings.optimizer.head_rate is not None and "head" not in parameter_roles(model).values():
         because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
         raise unused_setting("optimizer.head_rate", settings.optimizer.head_rate, because=because)
@@ -235,7 +237,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
 
 def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, or twice that."""
+    """Mean seconds of a step, of a copy of the model that is thrown away; see ``mean_seconds``."""
     train = prepared.settings.train
     trial = Prepared(
         _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
@@ -244,10 +246,15 @@ def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float
         prepared.task,
         prepared.loader,
     )
+    return mean_seconds(trial.trainer(), budget_seconds)
+
+
+def mean_seconds(steps: Iterable[Step], budget_seconds: float) -> float:
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, or twice that."""
     wanted = max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds)
     allowed = min(wanted, _MOST_MEASURED_SECONDS)
     started, measured = time.perf_counter(), 0
-    for step in trial.trainer():
+    for step in steps:
         if step.number == _WARMUP_STEPS:
             started = time.perf_counter()
         measured = step.number - _WARMUP_STEPS
@@ -257,7 +264,7 @@ def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float
     return (time.perf_counter() - started) / measured
 
 
-def _resolve_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
+def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
     """Fill in what the machine and the kind of model decide."""
     before = resolved.value.train
     kind = resolved.value.model.kind
@@ -272,7 +279,12 @@ def _resolve_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
             raise unused_setting("train.attention", train.attention, because=because)
     elif train.attention == "auto":
         train = replace(train, attention="sdpa")
-    for name in ("precision", "threads", "layout", "attention"):
+    if train.device == "cuda" and before.device == "auto":
+        notice("training.device", device=describe_device(pick_device("cuda")))
+    if train.device == "cpu" and not train.deterministic:
+        because = Notice("training.because", {"setting": "train.device", "value": "cpu"})
+        raise unused_setting("train.deterministic", train.deterministic, because=because)
+    for name in ("device", "precision", "threads", "layout", "attention"):
         if getattr(train, name) != getattr(before, name):
             resolved = _with(
                 resolved,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from torch import nn
 from wenlu.core.runs import Run
 from wenlu.data.store import TokenStore
 from wenlu.training.settings import EvaluateSettings
+
+
+def written(value: float) -> float | str:
+    """A number as JSON can hold it: NaN and the infinities by name."""
+    return value if math.isfinite(value) else str(value)
 
 
 class Evaluate(Protocol):

@@ -10,6 +10,7 @@ log, cut back to it, are the run.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,26 +18,36 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wenlu.bundle import save_bundle
-from wenlu.core.errors import DataError, SettingsError, WenluError
+from wenlu.core.errors import (
+    CheckpointError,
+    DataError,
+    SettingsError,
+    Terminated,
+    WenluError,
+)
 from wenlu.core.log import Progress, notice, progress, warn
 from wenlu.core.publication import check_target
 from wenlu.core.runs import MANIFEST, Run, is_run, publish
-from wenlu.core.settings import Resolved, load, to_toml
+from wenlu.core.setting_types import leaves
+from wenlu.core.settings import DEFAULT, Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
+from wenlu.training.diagnosis import reported_steps
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.precision import check_environment, environment, machine
 from wenlu.training.preparation import Prepared, absolute_paths, decide_steps, prepare, refuse_unread_by_store
-from wenlu.training.results import Evaluate, RunResult, last_evaluation
+from wenlu.training.results import Evaluate, RunResult, last_evaluation, written
 from wenlu.training.settings import RunSettings
-from wenlu.training.signals import StopRequest, stop_requests
+from wenlu.training.signals import Interrupted, StopRequest, stop_requests
 from wenlu.training.state import State, copy_weights, digest, load_state, read_state, refuse_non_finite, write_state
 from wenlu.training.status import describe_data, describe_process
 from wenlu.training.trainer import Step, Trainer
 
-INEXACT_CHANGES = frozenset({"train.threads", "train.precision", "train.compile", "train.attention"})
-EXACT_CHANGES = frozenset({"train.num_workers", "train.keep", "train.save_every", "evaluate.every"})
+INEXACT_CHANGES = frozenset(
+    {"train.device", "train.deterministic", "train.threads", "train.precision", "train.compile", "train.attention"}
+)
+EXACT_CHANGES = frozenset({"train.num_workers", "train.keep", "train.non_finite", "train.save_every", "evaluate.every"})
 
 
 def train_run(
@@ -70,7 +81,7 @@ def train_run(
         run.write_data(describe_data(prepared.store))
         decide_steps(prepared)
         run.write_settings(to_toml(prepared.resolved))
-        return _Consumer(run, prepared, evaluate).consume()
+        return Consumer(run, prepared, evaluate).consume()
 
 
 def resume_run(
@@ -108,9 +119,9 @@ def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_in
     run.write_status(state="running", **describe_process(prepared.settings))
     if prepared.settings.train.steps is None:  # killed before the number of steps was decided
         decide_steps(prepared)
-    if prepared.resolved.value != read_settings(run).value:
+    if prepared.resolved.value != load(RunSettings, file=run.settings_path).value:
         run.write_settings(to_toml(prepared.resolved))
-    consumer = _Consumer(run, prepared, evaluate)
+    consumer = Consumer(run, prepared, evaluate)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
         consumer.restore(checkpoint, allow_inexact=allow_inexact)
@@ -123,10 +134,18 @@ def read_settings(run: Run, overrides: Sequence[str] = (), *, allow_inexact: boo
     """The resolved settings of a run, with the few changes that a resume may make.
 
     Raises:
+        CheckpointError: ``core.run_settings_lost``.
         SettingsError: ``training.resume_setting`` for a setting that makes another run of it, ``training.inexact``
             for one that changes the bits when that is not allowed.
     """
+    if not run.has_settings():
+        raise CheckpointError("core.run_settings_lost", path=run.settings_path)
     before = load(RunSettings, file=run.settings_path)
+    missing = [
+        key for key, origin in before.origins.items() if origin == DEFAULT and _value(before.value, key) is not None
+    ]
+    if missing:
+        warn("training.settings_missing", path=run.settings_path, names=", ".join(missing))
     if not overrides:
         return before
     after = load(RunSettings, file=run.settings_path, overrides=overrides)
@@ -135,28 +154,31 @@ def read_settings(run: Run, overrides: Sequence[str] = (), *, allow_inexact: boo
         if then == now or key in EXACT_CHANGES:
             continue
         if key not in INEXACT_CHANGES:
-            allowed = ", ".join(sorted(INEXACT_CHANGES | EXACT_CHANGES))
-            raise SettingsError("training.resume_setting", setting=key, value=f"{then!r} -> {now!r}", allowed=allowed)
+            raise _another_run(key, then, now)
         if not allow_inexact:
             raise SettingsError("training.inexact", setting=key, then=then, now=now)
         warn("training.inexact", setting=key, then=then, now=now)
     return after
 
 
-def restore(trainer: Trainer, checkpoint: Path, *, data: str, allow_inexact: bool) -> State:
+def restore(trainer: Trainer, checkpoint: Path, *, data: str, settings: RunSettings, allow_inexact: bool) -> State:
     """Put a trainer into the state of a checkpoint, whose manifest the caller has verified.
 
     Raises:
-        SettingsError: ``training.inexact``.
+        SettingsError: ``training.inexact``, or ``training.resume_setting`` when run.toml is not what it was.
         DataError: ``training.data_changed``.
     """
     state = read_state(checkpoint)
+    settings_now = fixed_settings(settings)
+    for key, then in state.settings.items():
+        if (now := settings_now.get(key, then)) != then:
+            raise _another_run(key, then, now)
     if state.data != data:
         raise DataError("training.data_changed", then=state.data, now=data)
-    check_environment(state.environment, environment(), allow_inexact=allow_inexact)
+    check_environment(state.environment, environment(trainer.device), allow_inexact=allow_inexact)
     copy_weights(load_model(checkpoint), trainer.model)
     load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
-    trainer.step = state.step
+    trainer.step, trainer.skipped_in_a_row = state.step, state.skipped_in_a_row
     return state
 
 
@@ -164,6 +186,21 @@ def training_digest(trainer: Trainer) -> str:
     """SHA-256 of all weights and of the optimizer's state."""
     weights = {**dict(trainer.model.named_parameters()), **trainer.optimizer.tensors()}
     return digest(weights.items())
+
+
+def fixed_settings(settings: RunSettings) -> dict[str, object]:
+    """What every life of a run must have alike, by dotted key, as JSON holds it; the corpus has its fingerprint."""
+    free = INEXACT_CHANGES | EXACT_CHANGES
+    keys = [
+        key for key in leaves(settings) if not key.startswith(("data.", "tokenizer.", "evaluate.")) and key not in free
+    ]
+    record: dict[str, object] = json.loads(json.dumps({key: _value(settings, key) for key in keys}, default=str))
+    return record
+
+
+def _another_run(key: str, then: object, now: object) -> SettingsError:
+    allowed = ", ".join(sorted(INEXACT_CHANGES | EXACT_CHANGES))
+    return SettingsError("training.resume_setting", setting=key, value=f"{then!r} -> {now!r}", allowed=allowed)
 
 
 def _value(settings: object, key: str) -> object:
@@ -182,16 +219,20 @@ class _Every:
         self._steps = 0 if self._seconds is not None else duration.steps(prepared.pace)
         self._last = time.monotonic()
 
+    def falls_on(self, step: int) -> bool:
+        """Whether it is due after this step in every life of the run."""
+        return self._seconds is None and step % self._steps == 0
+
     def due(self, step: int) -> bool:
         if self._seconds is None:
-            return step % self._steps == 0
+            return self.falls_on(step)
         if time.monotonic() - self._last < self._seconds:
             return False
         self._last = time.monotonic()
         return True
 
 
-class _Consumer:
+class Consumer:
     """Takes the steps of a trainer: logs, evaluates, saves, retains, stops, finishes."""
 
     def __init__(self, run: Run, prepared: Prepared, evaluate: Evaluate | None) -> None:
@@ -202,6 +243,7 @@ class _Consumer:
         if evaluate is not None and self.evaluate is None:
             warn("training.no_validation")
         self.trainer = prepared.trainer()
+        self.stop = StopRequest()
         self.seconds = 0.0
         self.best_loss: float | None = None
         self.best_step: int | None = None
@@ -211,7 +253,11 @@ class _Consumer:
 
     def restore(self, checkpoint: Path, *, allow_inexact: bool) -> None:
         state = restore(
-            self.trainer, checkpoint, data=self.prepared.store.train.fingerprint, allow_inexact=allow_inexact
+            self.trainer,
+            checkpoint,
+            data=self.prepared.store.train.fingerprint,
+            settings=self.settings,
+            allow_inexact=allow_inexact,
         )
         self.seconds, self.best_loss, self.best_step = state.seconds, state.best_loss, state.best_step
         self.saved_step = state.step
@@ -221,24 +267,37 @@ class _Consumer:
         total = self.trainer.schedule.steps
         evaluate_every = _Every(self.settings.evaluate.every, "evaluate.every", self.prepared)
         save_every = _Every(self.settings.train.save_every, "train.save_every", self.prepared)
-        with stop_requests() as stop, progress("training.progress", total=total, unit="steps") as bar:
+        with stop_requests() as self.stop, progress("training.progress", total=total, unit="steps") as bar:
             bar.done = self.trainer.step
-            for step in self.trainer:
-                self._log(step, bar)
-                last = step.number == total
-                improved = self._evaluate(step.number) if evaluate_every.due(step.number) and not last else False
-                if not last and (save_every.due(step.number) or improved or stop.signal):
-                    self._save(step.number)
-                if not last and stop.signal:
-                    return self._stopped(stop)
-            return self._finish()
+            with contextlib.suppress(Interrupted):
+                if self.saved_step and self._evaluation_missing(evaluate_every) and self._evaluate(self.saved_step):
+                    self.save(self.saved_step)
+                for step in reported_steps(self.trainer, self.prepared, self.run.path / "reports"):
+                    self._log(step, bar)
+                    if step.number < total:
+                        improved = evaluate_every.due(step.number) and self._evaluate(step.number)
+                        if save_every.due(step.number) or improved:
+                            self.save(step.number)
+                    self.stop.check()
+                return self._finish()
+            if self.saved_step != self.trainer.step:
+                self.save(self.trainer.step)
+            return self._stopped()
+
+    def _evaluation_missing(self, every: _Every) -> bool:
+        """Whether the run was stopped in the regular evaluation of the step it goes on from."""
+        step = self.trainer.step
+        done = any(line.get("event") == "evaluation" and line.get("step") == step for line in self.run.read_log())
+        return not done and (step == self.trainer.schedule.steps or every.falls_on(step))
 
     def _log(self, step: Step, bar: Progress) -> None:
         self.seconds += step.seconds
-        record = {"event": "step", "step": step.number, **asdict(step)}
+        record = {"event": "skipped" if step.skipped else "step", "step": step.number, **asdict(step)}
         record.pop("number")
-        if not step.terms:
-            record.pop("terms")
+        for name in ("terms", "skipped"):
+            if not record[name]:
+                record.pop(name)
+        record |= {name: written(record[name]) for name in ("loss", "gradient_norm")}
         record["epoch"] = self.prepared.loader.epochs_at(step.number * self.settings.train.accumulation)
         self.run.append_log(record)
         bar.advance(detail=f"loss {step.loss:.4f}  {step.tokens / step.seconds:,.0f} tokens/s")
@@ -273,19 +332,22 @@ class _Consumer:
         settings, store = self.settings.evaluate, self.prepared.store.validation
         context = settings.context or self.settings.train.sequence_length
         self.prepared.model.eval()
-        return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
+        with self.stop.interrupting():
+            return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
 
-    def _save(self, step: int) -> None:
+    def save(self, step: int) -> None:
         """Publish a checkpoint of this step, note the best, and delete what is beyond ``train.keep``."""
-        refuse_non_finite(dict(self.trainer.model.named_parameters()), step=step)
+        refuse_non_finite(self.trainer.tensors(), step=step)
         state = State(
             step=step,
             next_batch=step * self.settings.train.accumulation,
             seconds=self.seconds,
             data=self.prepared.store.train.fingerprint,
-            environment=environment(),
+            environment=environment(self.trainer.device),
+            skipped_in_a_row=self.trainer.skipped_in_a_row,
             best_loss=self.best_loss,
             best_step=self.best_step,
+            settings=fixed_settings(self.settings),
         )
         self.run.append_log({"event": "checkpoint", "step": step, "digest": training_digest(self.trainer)})
         self.run.sync_log()
@@ -320,19 +382,18 @@ class _Consumer:
             provenance=provenance,
         )
 
-    def _stopped(self, stop: StopRequest) -> RunResult:
-        assert stop.signal is not None
-        self.run.write_status(state="stopped", step=self.trainer.step, signal=stop.signal.name, ended=time.time())
-        notice("training.stopped", step=self.trainer.step, path=self.run.path)
-        return RunResult(
-            self.run.path, "stopped", stop.exit_code, self.trainer.step, self.seconds, None, last_evaluation(self.run)
-        )
+    def _stopped(self) -> RunResult:
+        assert self.stop.signal is not None
+        step, code = self.trainer.step, self.stop.exit_code
+        self.run.write_status(state="stopped", step=step, signal=self.stop.signal.name, ended=time.time())
+        notice("training.stopped", step=step, path=self.run.path)
+        return RunResult(self.run.path, "stopped", code, step, self.seconds, None, last_evaluation(self.run))
 
     def _finish(self) -> RunResult:
         step = self.trainer.step
         if self.saved_step != step:
             self._evaluate(step)
-            self._save(step)
+            self.save(step)
         self._evaluate(step, final=True)
         final = self.run.path / "final"
         publish(final, lambda directory: self._write_model(directory, step), replace=final.exists())
@@ -344,17 +405,16 @@ class _Consumer:
 
 @contextlib.contextmanager
 def _recorded(run: Run) -> Iterator[None]:
-    """Note in ``status.json`` that a run failed, and why; the error goes on its way."""
+    """Note in ``status.json`` that a run failed, and why, if the disk still takes it; the error goes on its way."""
     try:
         yield
-    except WenluError as error:
-        run.write_status(state="failed", error=error.id, ended=time.time())
-        raise
-    except KeyboardInterrupt:
-        run.write_status(state="stopped", signal="SIGINT", ended=time.time())
-        raise
-    except Exception as error:
-        run.write_status(state="failed", error=f"{type(error).__name__}: {error}", ended=time.time())
+    except (Exception, KeyboardInterrupt) as error:
+        said = error.id if isinstance(error, WenluError) else f"{type(error).__name__}: {error}"
+        ended: dict[str, object] = {"state": "failed", "error": said}
+        if isinstance(error, KeyboardInterrupt):
+            ended = {"state": "stopped", "signal": "SIGTERM" if isinstance(error, Terminated) else "SIGINT"}
+        with contextlib.suppress(WenluError):
+            run.write_status(**ended, ended=time.time())
         raise
 
 

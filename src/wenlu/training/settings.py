@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from wenlu.core.errors import SettingsError
 from wenlu.data.settings import DataSettings
 from wenlu.models.config import ModelSettings
+from wenlu.models.device import DeviceName
 from wenlu.tasks._base import TaskSettings
 from wenlu.tokenization.tokenizer import TokenizerSettings
 from wenlu.training.duration import Duration
@@ -17,6 +18,7 @@ from wenlu.training.schedules import ScheduleSettings
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "packed", "stream"]
 AttentionBackend = Literal["auto", "sdpa", "eager"]
+NonFinite = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class TrainSettings:
 
     ``steps`` is the number of optimizer steps. It is decided once, from ``budget`` when it is not given, and written
     into ``run.toml``: a resumed run never decides it again. One step reads ``batch_size`` rows of ``sequence_length``
-    tokens, ``accumulation`` times. ``precision``, ``threads`` (0: one a processor core that is free to us) and
-    ``layout`` are resolved once as well.
+    tokens, ``accumulation`` times. ``device``, ``precision``, ``threads`` (0: one a processor core that is free to us)
+    and ``layout`` are resolved once as well. ``deterministic`` matters on CUDA only, where it costs speed: without it a
+    run is not repeated to the last bit. ``non_finite`` says what follows a loss or a gradient that is NaN or infinite:
+    the run stops, or the step's update is left out (ten in a row stop it too).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -38,6 +42,9 @@ class TrainSettings:
     sequence_length: int = 256
     seed: int = 1
     clip: float = 1.0
+    non_finite: NonFinite = "stop"
+    device: DeviceName = "auto"
+    deterministic: bool = True
     precision: Precision = "auto"
     threads: int = 0
     compile: bool = False

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, NotFiniteError
 from wenlu.tasks._base import Carried
-from wenlu.training.optimizers import Optimizer
+from wenlu.training.optimizers import Optimizer, own_memory
 
 FORMAT = 1
 _CARRIED = "carried/"
@@ -34,14 +35,22 @@ class State:
     environment: dict[str, str] = field(default_factory=dict)
     best_loss: float | None = None
     best_step: int | None = None
+    skipped_in_a_row: int = 0
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def state_tensors(optimizer: Optimizer, carried: Carried | None) -> dict[str, Tensor]:
+    """What a checkpoint holds besides the weights: the optimizer's tensors, and those of a carried state."""
+    tensors = dict(optimizer.tensors())
+    if carried is not None:
+        tensors |= {_CARRIED + name: tensor for name, tensor in carried.tensors().items()}
+    return tensors
 
 
 def write_state(directory: Path, state: State, *, optimizer: Optimizer, carried: Carried | None) -> None:
     """Write ``optimizer.safetensors`` and ``state.json`` into a checkpoint that is being made."""
-    tensors = dict(optimizer.tensors())
-    if carried is not None:
-        tensors |= {_CARRIED + name: tensor for name, tensor in carried.tensors().items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "optimizer.safetensors")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state_tensors(optimizer, carried).items()}
+    save_file(tensors, directory / "optimizer.safetensors")
     content = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
     (directory / "state.json").write_text(content + "\n", encoding="utf-8")
 
@@ -63,12 +72,21 @@ def read_state(directory: Path) -> State:
 
 
 def load_state(directory: Path, *, optimizer: Optimizer, carried: Carried | None) -> None:
-    """Give the optimizer and the carried state back the tensors of a checkpoint, bit for bit."""
-    tensors = load_file(directory / "optimizer.safetensors")
+    """Give the optimizer and the carried state back the tensors of a checkpoint, bit for bit.
+
+    Raises:
+        CheckpointError: ``models.weights_damaged``.
+    """
+    path = directory / "optimizer.safetensors"
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
     mine = {name.removeprefix(_CARRIED): tensors.pop(name) for name in list(tensors) if name.startswith(_CARRIED)}
     optimizer.load_tensors(tensors)
     if carried is not None:
-        carried.load_tensors({name: torch.empty_like(tensor).copy_(tensor) for name, tensor in mine.items()})
+        places = {name: tensor.device for name, tensor in carried.tensors().items()}
+        carried.load_tensors({name: own_memory(tensor, places[name]) for name, tensor in mine.items()})
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -76,12 +94,12 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
-    """Refuse to save weights that are NaN or infinite.
+    """Refuse to save, or to go on with, weights and states of optimizers that are NaN or infinite.
 
     Raises:
         NotFiniteError: ``training.weights_not_finite`` naming the first such tensor.

@@ -10,17 +10,20 @@ from pathlib import Path
 
 from wenlu.core.version import __version__
 from wenlu.data.store import Store
+from wenlu.models.device import describe_device, pick_device
 from wenlu.training.precision import environment
 from wenlu.training.settings import RunSettings
 
 
 def describe_process(settings: RunSettings) -> dict[str, object]:
     """Versions, commit, seed, device, process and time, for ``status.json``."""
+    name = settings.train.device
+    device = pick_device("cpu" if name == "auto" else name)  # auto is left open where a model is counted, not trained
     return {
-        "versions": {"wenlu": __version__, "python": platform.python_version(), **environment()},
+        "versions": {"wenlu": __version__, "python": platform.python_version(), **environment(device)},
         "commit": commit(),
         "seed": settings.train.seed,
-        "device": f"cpu, {settings.train.threads} threads, {settings.train.precision}",
+        "device": f"{describe_device(device)}, {settings.train.threads} threads, {settings.train.precision}",
         "pid": os.getpid(),
         "started": time.time(),
         "ended": None,

@@ -15,20 +15,26 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wenlu.core.errors import NotFiniteError
+from wenlu.core.log import warn
 from wenlu.core.reproducibility import derive_seed
+from wenlu.models.device import device_of
 from wenlu.tasks._base import Batch, Carried, Objective
 from wenlu.training.optimizers import Optimizer
-from wenlu.training.precision import autocast
+from wenlu.training.precision import autocast, on_device, seeded
 from wenlu.training.schedules import Schedule
 from wenlu.training.settings import TrainSettings
+from wenlu.training.state import refuse_non_finite, state_tensors
+
+MOST_SKIPPED = 10
+"""Steps in a row whose update may be left out; the next one that is not finite stops the run."""
 
 
 class Batches(Protocol):
@@ -39,7 +45,10 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. ``number`` counts from 1; ``loss`` is in nats a target; rates are of the matrices."""
+    """What one step did. ``number`` counts from 1; ``loss`` is in nats a target; rates are of the matrices.
+
+    ``skipped`` names the micro-batches for which the update was left out; it is empty when there was one.
+    """
 
     number: int
     loss: float
@@ -49,13 +58,14 @@ class Step:
     tokens: int
     seconds: float
     terms: dict[str, float] = field(default_factory=dict)
+    skipped: str = ""
 
 
 class Trainer:
     """Iterate to train. ``step`` is the number of steps done: to resume, hand in the step with the states of that step.
 
     Args:
-        model: moved in place.
+        model: moved in place; batches follow it to its device.
         objective: gives the loss of a micro-batch.
         batches: where micro-batch ``step * accumulation + i`` comes from.
         settings: resolved; ``steps`` may not be None.
@@ -83,6 +93,8 @@ class Trainer:
         self.settings = settings
         self.carried = carried
         self.step = step
+        self.skipped_in_a_row = 0
+        self.device = device_of(model)
 
     def __iter__(self) -> Iterator[Step]:
         stream = self.batches.batches(self.step * self.settings.accumulation)
@@ -98,57 +110,78 @@ class Trainer:
             last = step
         return last
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by name: weights, the optimizer's state, carried state."""
+        return dict(self.model.named_parameters()) | state_tensors(self.optimizer, self.carried)
+
     def _step(self, micro_batches: list[Batch], started: float) -> Step:
-        self.model.train()
         counts: Counter[str] = Counter()
         for batch in micro_batches:
             counts.update(self.objective.counts(batch))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.settings.seed, "dropout", self.step))
-            terms = self._backward(micro_batches, counts)
-        loss = math.fsum(terms.values())
+        before = {} if self.carried is None else {name: t.clone() for name, t in self.carried.tensors().items()}
+        means = self.backward(micro_batches, counts)
+        terms = {name: sum(mean[name] for mean in means) for name in counts}
         parameters = self.optimizer.parameters.values()
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
-        first = self.step * self.settings.accumulation
-        if not math.isfinite(norm):
-            last = first + len(micro_batches) - 1
-            raise self._not_finite(str(first) if first == last else f"{first}-{last}", loss, norm)
         factor = self.schedule.factor(self.step)
-        self.optimizer.set_rates(factor, index=self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        return Step(
-            number=self.step,
-            loss=loss,
+        step = Step(
+            number=self.step + 1,
+            loss=math.fsum(terms.values()) if all(map(math.isfinite, terms.values())) else sum(terms.values()),
             gradient_norm=norm,
             learning_rate=self.optimizer.settings.learning_rate * factor,
             targets=sum(counts.values()),
             tokens=sum(batch["input_ids"].numel() for batch in micro_batches),
-            seconds=time.perf_counter() - started,
+            seconds=0.0,
             terms=terms if len(terms) > 1 else {},
         )
-
-    def _backward(self, micro_batches: list[Batch], counts: Mapping[str, int]) -> dict[str, float]:
-        """Add up the gradients of the step; the weighted mean of each term."""
-        means: dict[str, float] = dict.fromkeys(counts, 0.0)
-        for number, batch in enumerate(micro_batches, start=self.step * self.settings.accumulation):
-            with autocast(self.settings.precision):
-                loss = self.objective.loss(self.model, batch, carried=self.carried)
-                scaled = {name: term.weight * term.total / max(counts[name], 1) for name, term in loss.items()}
-                total = torch.stack(list(scaled.values())).sum()
-            if not math.isfinite(total.item()):
-                raise self._not_finite(str(number), total.item(), math.nan)
-            if total.requires_grad:
-                total.backward()  # type: ignore[no-untyped-call]
+        if math.isfinite(norm) and math.isfinite(step.loss) and self._carried_is_finite():
+            self.optimizer.set_rates(factor, index=self.step)
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
             if self.carried is not None:
-                self.carried.detach_()
-            for name, value in scaled.items():
-                means[name] += value.item()
-        return means
-
-    def _not_finite(self, batch: str, loss: float, norm: float) -> NotFiniteError:
-        """Forget the gradients; the error that says where it happened. The weights are those of the step before."""
+                self.carried.load_tensors(before)
+            step = self._skip(step, means)
         self.optimizer.zero_grad()
-        rate = self.optimizer.settings.learning_rate * self.schedule.factor(self.step)
-        return NotFiniteError("training.not_finite", step=self.step + 1, batch=batch, loss=loss, norm=norm, rate=rate)
+        self.step += 1
+        return replace(step, seconds=time.perf_counter() - started)
+
+    def backward(self, micro_batches: Sequence[Batch], counts: Mapping[str, int]) -> list[dict[str, float]]:
+        """Add up the gradients of the step; what each micro-batch gives to the weighted mean of each term."""
+        self.model.train()
+        found = []
+        with seeded(derive_seed(self.settings.seed, "dropout", self.step), self.device):
+            for batch in micro_batches:
+                with autocast(self.settings.precision, self.device):
+                    loss = self.objective.loss(self.model, on_device(batch, self.device), carried=self.carried)
+                    scaled = {name: term.weight * term.total / max(counts[name], 1) for name, term in loss.items()}
+                    total = torch.stack(list(scaled.values())).sum()
+                if total.requires_grad:
+                    total.backward()  # type: ignore[no-untyped-call]
+                if self.carried is not None:
+                    self.carried.detach_()
+                found.append({name: value.detach() for name, value in scaled.items()})
+        return [{name: value.item() for name, value in terms.items()} for terms in found]
+
+    def _carried_is_finite(self) -> bool:
+        tensors = {} if self.carried is None else self.carried.tensors()
+        return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+    def _skip(self, step: Step, means: Sequence[Mapping[str, float]]) -> Step:
+        """Leave the update out, or stop; the weights and the carried state are those of the step before.
+
+        Raises:
+            NotFiniteError: ``training.not_finite``, or ``training.weights_not_finite`` when leaving out cannot help.
+        """
+        first = self.step * self.settings.accumulation
+        wrong = [first + n for n, mean in enumerate(means) if not all(map(math.isfinite, mean.values()))]
+        last = first + len(means) - 1
+        batch = ", ".join(map(str, wrong)) or (str(first) if first == last else f"{first}-{last}")
+        where = {"step": step.number, "batch": batch, "loss": step.loss, "norm": step.gradient_norm}
+        self.optimizer.zero_grad()
+        if self.settings.non_finite == "stop" or self.skipped_in_a_row >= MOST_SKIPPED:
+            raise NotFiniteError("training.not_finite", rate=step.learning_rate, **where)
+        refuse_non_finite(self.tensors(), step=step.number)
+        self.skipped_in_a_row += 1
+        warn("training.skipped", **where)
+        return replace(step, skipped=batch)

@@ -1,18 +1,21 @@
-"""Proof that a run is what its log says: replay from the checkpoint before the last and compare every bit."""
+"""Replays: proof from the checkpoint before the last that a run is what its log says, bit for bit; and one step."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from wenlu.core.errors import CheckpointError, GateError
+from wenlu.core.errors import CheckpointError, GateError, SettingsError
 from wenlu.core.log import notice, progress
 from wenlu.core.runs import Run, checkpoint_step, verify
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
+from wenlu.training.diagnosis import Diagnosis, diagnose
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.precision import machine
 from wenlu.training.preparation import Prepared, decide_steps, prepare
+from wenlu.training.results import written
 from wenlu.training.run import read_settings, restore, training_digest
 from wenlu.training.state import digest
 from wenlu.training.trainer import Step, Trainer
@@ -49,14 +52,56 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
             return _replay(run, prepared, checkpoints)
 
 
+def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: Store | None = None) -> Diagnosis:
+    """Take one step (from 1) of a run once more, from the newest whole checkpoint before it, and look at it closely.
+
+    Nothing in the run is changed. The steps up to it are replayed as they were.
+
+    Raises:
+        SettingsError: ``training.replay_range``, or ``training.inexact`` when this machine gives other bits.
+    """
+    run = Run.open(path)
+    with run.lock():
+        resolved = read_settings(run)
+        if resolved.value.model.kind in FITTED_KINDS:
+            raise CheckpointError("training.nothing_to_verify", path=path)
+        prepared = prepare(resolved, store=store)
+        with machine(prepared.settings.train):
+            decide_steps(prepared)
+            trainer = prepared.trainer()
+            if not 1 <= number <= trainer.schedule.steps:
+                raise SettingsError("training.replay_range", step=number, steps=trainer.schedule.steps)
+            checkpoint = run.newest_checkpoint(before=number)
+            if checkpoint is not None:
+                restore(
+                    trainer,
+                    checkpoint,
+                    data=prepared.store.train.fingerprint,
+                    settings=prepared.settings,
+                    allow_inexact=allow_inexact,
+                )
+            first = trainer.step
+            notice("training.replaying_step", first=first, step=number)
+            with progress("training.replaying", total=number - 1 - first, unit="steps") as bar:
+                for _ in itertools.islice(trainer, number - 1 - first):
+                    bar.advance()
+            return diagnose(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
+
+
 def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
     trainer = prepared.trainer()
     last = checkpoint_step(checkpoints[-1])
     if len(checkpoints) > 1:
-        restore(trainer, checkpoints[-2], data=prepared.store.train.fingerprint, allow_inexact=False)
+        restore(
+            trainer,
+            checkpoints[-2],
+            data=prepared.store.train.fingerprint,
+            settings=prepared.settings,
+            allow_inexact=False,
+        )
     first = trainer.step
     notice("training.verifying", first=first, last=last)
-    logged = {record["step"]: record for record in run.read_log() if record.get("event") == "step"}
+    logged = {record["step"]: record for record in run.read_log() if record.get("event") in ("step", "skipped")}
     with progress("training.replaying", total=last - first, unit="steps") as bar:
         for step in trainer:
             _compare(step, logged.get(step.number, {}))
@@ -71,9 +116,9 @@ def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
 def _compare(step: Step, record: dict[str, object]) -> None:
     """Compare the bits of a step's loss and gradient norm with its line of the log."""
     for name, value in (("loss", step.loss), ("gradient_norm", step.gradient_norm)):
-        written = record.get(name)
-        if written != value:
-            shown = written.hex() if isinstance(written, float) else repr(written)
+        logged = record.get(name)
+        if logged != written(value):
+            shown = logged.hex() if isinstance(logged, float) else repr(logged)
             raise GateError("training.verify_step", step=step.number, name=name, logged=shown, replayed=value.hex())
 
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from wenlu.evaluation.contestants import Contestant
     from wenlu.evaluation.corpus import Corpus
     from wenlu.evaluation.evaluator import Evaluation
+    from wenlu.models.device import DeviceName
 
 
 @output.command("evaluate")
 @argument("evaluate", "model", required=False)
+@option("evaluate", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @option("evaluate", "--data", multiple=True, metavar="PATH")
 @option("evaluate", "--split", type=click.Choice(["train", "validation", "test"]))
 @option("evaluate", "--limit", type=int, metavar="TOKENS")
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @output.run
 def command(
     model: str | None,
+    device: DeviceName,
     data: tuple[str, ...],
     split: str | None,
     limit: int | None,
@@ -44,7 +47,7 @@ def command(
     from wenlu.evaluation.record import evaluation_page, report_path, write_report
     from wenlu.evaluation.reports import render
 
-    contestant = open_contestant(model)
+    contestant = open_contestant(model, device=device)
     corpus = _corpus(contestant, data, split)
     tokenizer = contestant.bundle.tokenizer
     evaluation = evaluate_documents(

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from wenlu.bundle import Bundle
     from wenlu.generation.settings import GenerationSettings
     from wenlu.generation.text import Completion, Prompt
+    from wenlu.models.device import DeviceName
 
 
 @output.command("generate")
 @argument("generate", "prompt")
 @option("generate", "--model", metavar="MODEL")
+@option("generate", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @option("generate", "--max-new-tokens", type=int)
 @option("generate", "--max-length", type=int)
 @option("generate", "--min-new-tokens", type=int)
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 def command(
     prompt: str,
     model: str | None,
+    device: DeviceName,
     greedy: bool,
     stop: tuple[str, ...],
     no_echo: bool,
@@ -52,7 +55,7 @@ def command(
     from wenlu.generation.text import prepare
 
     content = text_argument(prompt)
-    bundle = load_bundle(model)
+    bundle = load_bundle(model, device=device)
     settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
     request = prepare(bundle.tokenizer, content, settings, max_positions=language_model(bundle).max_positions)
     started = time.perf_counter()

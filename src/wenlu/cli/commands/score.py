@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
 from wenlu.cli.standard_input import text_argument
 from wenlu.core import messages
 
+if TYPE_CHECKING:
+    from wenlu.models.device import DeviceName
+
 
 @output.command("score")
 @argument("score", "text")
 @option("score", "--model", metavar="MODEL")
+@option("score", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @option("score", "--no-end", is_flag=True)
 @option("score", "--context", type=int, default=None)
 @option("score", "--stride", type=int, default=None)
 @output.run
-def command(text: str, model: str | None, no_end: bool, context: int | None, stride: int | None) -> None:
+def command(
+    text: str, model: str | None, device: DeviceName, no_end: bool, context: int | None, stride: int | None
+) -> None:
     """Load, score, print."""
     from wenlu.evaluation.contestants import open_contestant
     from wenlu.evaluation.text_score import score_text
 
     content = text_argument(text)
-    contestant = open_contestant(model)
+    contestant = open_contestant(model, device=device)
     windows = contestant.windows(context=context, stride=stride)
     score = score_text(contestant.model, contestant.bundle.tokenizer, content, windows=windows, count_end=not no_end)
     record = {"model": str(contestant.bundle.path), "text": content, **score.as_record()}

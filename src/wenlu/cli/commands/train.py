@@ -13,9 +13,12 @@ from wenlu.core.log import notice
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
+    from wenlu.core.settings import Resolved
     from wenlu.training.results import RunResult
+    from wenlu.training.settings import RunSettings
 
 DEFAULT_PRESET = "llama-tiny"
+_SHOWN = 40  # characters of a text in a table
 
 
 @verb("train")
@@ -26,7 +29,9 @@ DEFAULT_PRESET = "llama-tiny"
 @option("train", "-o", "--output", "target", metavar="RUN")
 @option("train", "--resume", metavar="RUN")
 @option("train", "--verify", is_flag=True)
+@option("train", "--replay", type=int, metavar="STEP")
 @option("train", "--allow-inexact", is_flag=True)
+@option("train", "--dry-run", is_flag=True)
 @output.run
 def command(
     settings: tuple[str, ...],
@@ -36,28 +41,52 @@ def command(
     target: str | None,
     resume: str | None,
     verify: bool,
+    replay: int | None,
     allow_inexact: bool,
+    dry_run: bool,
 ) -> int:
-    """Train, resume or verify."""
+    """Train, resume, verify or replay a step."""
+    if replay is not None and (resume is None or verify or settings):
+        raise SettingsError("training.replay_alone")
     if resume is None:
         if verify:
             raise SettingsError("training.verify_alone")
+        if dry_run:
+            from wenlu.cli.commands.plan import show_plan
+
+            return show_plan(settings, preset=preset, data=data, budget=budget, target=target)
         return _train(settings, preset=preset, data=data, budget=budget, target=target)
-    for name, value in (("--preset", preset), ("--data", data), ("--budget", budget), ("--output", target)):
+    new = {"--preset": preset, "--data": data, "--budget": budget, "--output": target, "--dry-run": dry_run}
+    for name, value in new.items():
         if value:
             raise SettingsError("training.resume_option", option=name)
     path = _run_path(resume)
     if verify:
         return _verify(path)
+    if replay is not None:
+        return _replay(path, replay, allow_inexact=allow_inexact)
     return _resume(path, settings, allow_inexact=allow_inexact)
 
 
 def _train(
     words: tuple[str, ...], *, preset: str | None, data: tuple[str, ...], budget: str | None, target: str | None
 ) -> int:
-    from wenlu.core.settings import load
     from wenlu.evaluation.evaluator import evaluate_split
     from wenlu.training.run import train_run
+
+    resolved, path = resolve(words, preset=preset, data=data, budget=budget, target=target)
+    return _report(train_run(resolved, path, evaluate=evaluate_split))
+
+
+def resolve(
+    words: tuple[str, ...], *, preset: str | None, data: tuple[str, ...], budget: str | None, target: str | None
+) -> tuple[Resolved[RunSettings], Path]:
+    """The settings and the run directory that the words of a command line mean.
+
+    Raises:
+        SettingsError: ``training.several_files``, ``training.not_a_settings_file``, or wrong settings.
+    """
+    from wenlu.core.settings import load
     from wenlu.training.settings import RunSettings
 
     files = [word for word in words if "=" not in word]
@@ -73,8 +102,7 @@ def _train(
     values = {"data.paths": list(data) or None, "train.budget": budget}
     resolved = load(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
     name = file.stem if file is not None else preset or DEFAULT_PRESET
-    path = Path(target) if target else _new_run(name)
-    return _report(train_run(resolved, path, evaluate=evaluate_split))
+    return resolved, Path(target) if target else _new_run(name)
 
 
 def _resume(path: Path, words: tuple[str, ...], *, allow_inexact: bool) -> int:
@@ -92,6 +120,37 @@ def _verify(path: Path) -> int:
     sentence = text("training.verified", first=found.first, last=found.last, digest=found.digest)
     output.result(record, text=sentence)
     return 0
+
+
+def _replay(path: Path, step: int, *, allow_inexact: bool) -> int:
+    from wenlu.training.verification import replay_step
+
+    found = replay_step(path, step, allow_inexact=allow_inexact)
+    norms = ", ".join(f"{role} {_number(norm)}" for role, norm in found.gradient_norms.items())
+    lines = [text("training.replayed", step=step, loss=_number(found.loss), norms=norms)]
+    shown = [
+        text("training.replay_held", names=", ".join(found.held)) if found.held else "",
+        text("training.replay_modules", names=", ".join(found.modules)) if found.modules else "",
+        text("training.replay_parameters", names=", ".join(found.parameters)) if found.parameters else "",
+        text("training.replay_finite") if found.is_finite else "",
+    ]
+    columns = [text(f"training.column_{name}") for name in ("micro_batch", "row", "document", "tokens", "loss", "text")]
+    rows = [
+        (part.micro_batch, part.row, part.document, part.tokens, _number(part.loss), _short(part.text))
+        for part in found.documents
+    ]
+    table = output.table(columns, rows)
+    output.result({"run": path, **found.as_record()}, text="\n".join([*lines, *filter(None, shown)]), table=table)
+    return 0
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _short(shown: str) -> str:
+    """The beginning of a text, on one line."""
+    return repr(shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…")[1:-1]
 
 
 def _new_run(name: str) -> Path:
