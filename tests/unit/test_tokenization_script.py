@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wenlu.tokenization.script import SAMPLE_CHARACTERS, language_of
+from wenlu.tokenization.script import _CODE_POINTS, SAMPLE_CHARACTERS, language_of
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,10 @@ def test_long_texts_are_judged_by_start_middle_and_end() -> None:
 
 def test_ideographs() -> None:
     assert [language_of(character) == "zh" for character in "中𠀀々〇a，あ한"] == [True] * 4 + [False] * 4
+
+
+def test_no_letter_lies_behind_the_table() -> None:
+    behind = "".join(map(chr, range(_CODE_POINTS, 0x110000)))
+    assert not any(character.isalpha() for character in behind)
+    assert language_of(behind[-5:]) == "other"
+    assert language_of(chr(0x323AF)) == "zh"
