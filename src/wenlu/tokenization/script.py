@@ -30,7 +30,7 @@ _CLASSES = (
 )
 _LATIN = _CLASSES[3]
 _BITS = np.arange(1 << len(_CLASSES))[:, None] >> np.arange(len(_CLASSES)) & 1  # by combination of classes
-_CODE_POINTS = 0x32400  # there is no letter behind
+_CODE_POINTS = 0x34000  # there is no letter behind
 
 SAMPLE_CHARACTERS = 3 * 4096
 """A longer text is judged by three equal slices from its start, middle and end, so that the cost is bounded."""
