@@ -32,9 +32,9 @@ from wenlu.core.setting_types import leaves
 from wenlu.core.settings import DEFAULT, Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
-from wenlu.training.diagnosis import reported_steps
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
+from wenlu.training.inspection import reported_steps
 from wenlu.training.precision import check_environment, environment, machine
 from wenlu.training.preparation import Prepared, absolute_paths, decide_steps, prepare, refuse_unread_by_store
 from wenlu.training.results import Evaluate, RunResult, last_evaluation, written

@@ -118,7 +118,7 @@ class Trainer:
         counts: Counter[str] = Counter()
         for batch in micro_batches:
             counts.update(self.objective.counts(batch))
-        before = {} if self.carried is None else {name: t.clone() for name, t in self.carried.tensors().items()}
+        before = self.carried_tensors()
         means = self.backward(micro_batches, counts)
         terms = {name: sum(mean[name] for mean in means) for name in counts}
         parameters = self.optimizer.parameters.values()
@@ -162,6 +162,10 @@ class Trainer:
                     self.carried.detach_()
                 found.append({name: value.detach() for name, value in scaled.items()})
         return [{name: value.item() for name, value in terms.items()} for terms in found]
+
+    def carried_tensors(self) -> dict[str, Tensor]:
+        """A copy of the carried state, to go back to."""
+        return {} if self.carried is None else {name: t.clone() for name, t in self.carried.tensors().items()}
 
     def _carried_is_finite(self) -> bool:
         tensors = {} if self.carried is None else self.carried.tensors()

@@ -11,8 +11,8 @@ from wenlu.core.log import notice, progress
 from wenlu.core.runs import Run, checkpoint_step, verify
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
-from wenlu.training.diagnosis import Diagnosis, diagnose
 from wenlu.training.fitting import FITTED_KINDS
+from wenlu.training.inspection import Inspection, inspect_step
 from wenlu.training.precision import machine
 from wenlu.training.preparation import Prepared, decide_steps, prepare
 from wenlu.training.results import written
@@ -52,7 +52,7 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
             return _replay(run, prepared, checkpoints)
 
 
-def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: Store | None = None) -> Diagnosis:
+def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: Store | None = None) -> Inspection:
     """Take one step (from 1) of a run once more, from the newest whole checkpoint before it, and look at it closely.
 
     Nothing in the run is changed. The steps up to it are replayed as they were.
@@ -85,7 +85,7 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
             with progress("training.replaying", total=number - 1 - first, unit="steps") as bar:
                 for _ in itertools.islice(trainer, number - 1 - first):
                     bar.advance()
-            return diagnose(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
+            return inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
 
 
 def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:

@@ -1,0 +1,235 @@
+"""One step under the magnifying glass: its micro-batches once more, watched module by module and text by text.
+
+What a run writes when a step is not finite, and what ``wenlu train --resume RUN --replay STEP`` shows of any step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wenlu.core.errors import NotFiniteError, RunError
+from wenlu.core.log import warn
+from wenlu.core.publication import write_file_atomically
+from wenlu.data.loader import Loader
+from wenlu.tasks._base import IGNORE_INDEX, Batch
+from wenlu.training.optimizers import parameter_roles
+from wenlu.training.precision import autocast, on_device
+from wenlu.training.preparation import Prepared
+from wenlu.training.results import written
+from wenlu.training.trainer import Step, Trainer
+
+_REPORTS = "step-{}-not-finite.json"
+_MOST_REPORTS = 20  # of one run
+
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class DocumentLoss:
+    """The part of a document in one row. ``document`` is its number in the train split; ``ids`` are the targets."""
+
+    micro_batch: int
+    row: int
+    document: int
+    tokens: int
+    loss: float | str
+    ids: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A step that was taken once more, without an update. Numbers that are not finite are written by name.
+
+    ``terms`` are the micro-batches' shares of the step's loss, with dropout as in the run; ``documents`` their mean
+    losses a token, without dropout. ``gradient_norms`` are by the role of the parameters, before clipping. The other
+    lists name what is not finite: ``modules`` (their outputs) and ``parameters`` (their gradients) in the order in
+    which they became so, ``held`` what was so before the step began: weights, optimizer's and carried state.
+    """
+
+    step: int
+    loss: float | str
+    terms: dict[int, dict[str, float | str]]
+    gradient_norms: dict[str, float | str]
+    held: list[str]
+    modules: list[str]
+    parameters: list[str]
+    documents: list[DocumentLoss]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing was found."""
+        return not (self.held or self.modules or self.parameters or self.wrong_batches)
+
+    @property
+    def wrong_batches(self) -> list[int]:
+        """The micro-batches whose loss is not finite."""
+        return [number for number, terms in self.terms.items() if any(isinstance(v, str) for v in terms.values())]
+
+    def as_record(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "is_finite": self.is_finite}
+
+
+@dataclass
+class _Watch:
+    """Names of modules and parameters, in the order in which something that is not finite was seen at them."""
+
+    modules: dict[str, None] = field(default_factory=dict)
+    parameters: dict[str, None] = field(default_factory=dict)
+
+    def output(self, name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not all(_is_finite(tensor) for tensor in _tensors(output)):
+                self.modules[f"{name} ({type(module).__name__})"] = None
+
+        return hook
+
+    def gradient(self, name: str) -> Callable[[Tensor], None]:
+        def hook(parameter: Tensor) -> None:
+            if parameter.grad is not None and not _is_finite(parameter.grad):
+                self.parameters[name] = None
+
+        return hook
+
+
+def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -> Inspection:
+    """Take the step with this index (from 0) once more; the trainer, its gradients apart, is afterwards as before.
+
+    The trainer must hold the weights and the carried state from before that step.
+    """
+    first = index * trainer.settings.accumulation
+    batches = {number: loader.batch(number) for number in range(first, first + trainer.settings.accumulation)}
+    counts: Counter[str] = Counter()
+    for batch in batches.values():
+        counts.update(trainer.objective.counts(batch))
+    held = [name for name, tensor in trainer.tensors().items() if not _is_finite(tensor)]
+    before = trainer.carried_tensors()
+    step, trainer.step = trainer.step, index
+    try:
+        with torch.compiler.set_stance("force_eager"), _watched(trainer.model) as watch:
+            means = trainer.backward(list(batches.values()), counts)
+            norms = _gradient_norms(trainer.model)
+            documents = [found for number in batches for found in _documents(trainer, number, loader, decode, before)]
+    finally:
+        trainer.step = step
+        trainer.optimizer.zero_grad()
+        if trainer.carried is not None:
+            trainer.carried.load_tensors(before)
+    return Inspection(
+        step=index + 1,
+        loss=written(sum(sum(mean.values()) for mean in means)),
+        terms={n: {name: written(v) for name, v in mean.items()} for n, mean in zip(batches, means, strict=True)},
+        gradient_norms=norms,
+        held=held,
+        modules=list(watch.modules),
+        parameters=list(watch.parameters),
+        documents=documents,
+    )
+
+
+def reported_steps(trainer: Trainer, prepared: Prepared, folder: Path) -> Iterator[Step]:
+    """The trainer's steps; one that is not finite leaves a report, whether it stops the run or not."""
+
+    def report(number: int, seen: Mapping[str, object]) -> None:
+        if len(list(folder.glob(_REPORTS.format("*")))) < _MOST_REPORTS:
+            found = inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
+            with contextlib.suppress(RunError):  # a full disk must not hide why the run stops
+                warn("training.report_written", path=_write_report(folder, seen, found))
+
+    try:
+        for step in trainer:
+            if step.skipped:
+                seen = {"step": step.number, "batch": step.skipped, "rate": step.learning_rate}
+                report(step.number, {**seen, "loss": str(step.loss), "norm": str(step.gradient_norm)})
+            yield step
+    except NotFiniteError as error:
+        values = {name: written(value) if isinstance(value, float) else value for name, value in error.values.items()}
+        report(trainer.step + 1, {"error": error.id, **values})
+        raise
+
+
+def _write_report(folder: Path, seen: Mapping[str, object], found: Inspection) -> Path:
+    """Write what was seen in the run, and what the second look found, of the wrong micro-batches only."""
+    wrong = found.wrong_batches or list(found.terms)
+    record = {"seen": seen, **found.as_record()}
+    record["documents"] = [asdict(document) for document in found.documents if document.micro_batch in wrong]
+    path = folder / _REPORTS.format(f"{found.step:08d}")
+    write_file_atomically(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    return path
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[_Watch]:
+    watch = _Watch()
+    hooks = [module.register_forward_hook(watch.output(name)) for name, module in model.named_modules() if name]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            hooks.append(parameter.register_post_accumulate_grad_hook(watch.gradient(name)))  # type: ignore[no-untyped-call]
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _gradient_norms(model: nn.Module) -> dict[str, float | str]:
+    roles = parameter_roles(model)
+    squares: dict[str, float] = dict.fromkeys(sorted(set(roles.values())), 0.0)
+    for name, parameter in model.named_parameters():
+        if name in roles and parameter.grad is not None:
+            squares[roles[name]] += float(parameter.grad.double().square().sum())
+    return {role: written(math.sqrt(square)) for role, square in squares.items()}
+
+
+@torch.no_grad()
+def _documents(
+    trainer: Trainer, number: int, loader: Loader, decode: Decode, before: Mapping[str, Tensor]
+) -> Iterator[DocumentLoss]:
+    """The loss of each document's part in a micro-batch, alone in its row.
+
+    A model that carries a state reads the whole batch for it, from the state before the step.
+    """
+    batch = loader.batch(number)
+    trainer.model.eval()
+    for row, documents in enumerate(loader.documents(number)):
+        for piece, document in enumerate(documents):
+            columns = (batch["document_ids"][row] == piece).nonzero().squeeze(1)
+            begin, end = int(columns[0]), int(columns[-1]) + 1
+            labels = batch["labels"][row, begin:end]
+            if trainer.carried is None:
+                part = {name: tensor[row : row + 1, begin:end] for name, tensor in batch.items()}
+            else:
+                trainer.carried.load_tensors(before)
+                part = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+                part["labels"][row, begin:end] = labels
+            ids = labels.tolist()
+            shown = " ".join(map(str, ids))
+            yield DocumentLoss(number, row, document, len(ids), _loss(trainer, part), shown, decode(ids))
+
+
+def _loss(trainer: Trainer, batch: Batch) -> float | str:
+    with autocast(trainer.settings.precision, trainer.device):
+        loss = trainer.objective.loss(trainer.model, on_device(batch, trainer.device), carried=trainer.carried)
+    return written(sum(float(term.weight * term.total / max(term.count, 1)) for term in loss.values()))
+
+
+def _tensors(output: object) -> Iterable[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for part in output:
+            yield from _tensors(part)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
