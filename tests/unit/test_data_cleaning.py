@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def test_nfc_on_request() -> None:
     assert cleaned("e\u0301")[0] == "e\u0301"
     text, report = cleaned("e\u0301", unicode="nfc")
     assert text == "é" and report.changed == {"nfc": Tally(1, 1)}
+
+
+def test_many_combining_marks_take_linear_time() -> None:
+    marks = "\u0301\u0323\u0344ệ\u0f73\u0344" * 300
+    assert cleaned(f"a{marks}b", unicode="nfc")[0] == unicodedata.normalize("NFC", f"a{marks}b")
+    text, report = cleaned("a" + "\u0301\u0323" * 400_000, unicode="nfc")  # would take ten minutes
+    assert text == "ạ" + "\u0323" * 399_999 + "\u0301" * 400_000
+    assert report.changed["nfc"] == Tally(1, 1)
 
 
 def test_a_run_of_blanks_takes_linear_time() -> None:

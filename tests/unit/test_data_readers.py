@@ -303,6 +303,28 @@ def test_a_damaged_compressed_file_is_never_a_short_text(tmp_path: Path, suffix:
         read(write(tmp_path, f"b.txt.{suffix}", b"this is no compressed file at all"))
 
 
+@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_damage_behind_the_first_part_is_never_a_short_text(tmp_path: Path, suffix: str) -> None:
+    first, second = (COMPRESS[suffix](line) for line in (b"one\n", b"two\n"))
+    assert texts(write(tmp_path, f"a.txt.{suffix}", first + bytes(8) + second)) == ["one\ntwo"]  # padding is allowed
+    for damaged in (first + b"\1\2\3" + second[3:], first + second[:-3], first + b"rubbish"):
+        with pytest.raises(DataError, match=r"damaged or was cut off"):
+            read(write(tmp_path, f"b.txt.{suffix}", damaged))
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_compressed_pipe(tmp_path: Path, suffix: str) -> None:
+    needs_posix()
+    pipe = tmp_path / f"pipe.txt.{suffix}"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(COMPRESS[suffix](CHINESE.encode())))
+    writer.start()
+    try:
+        assert texts(pipe) == [CHINESE]
+    finally:
+        writer.join()
+
+
 def test_folders_and_wildcards(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("b.txt", "a.md", "sub/c.jsonl", "README.md", "picture.png", ".hidden.txt"):

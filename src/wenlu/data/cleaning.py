@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import groupby
 
 from wenlu.data.report import Report
 from wenlu.data.settings import DataSettings
@@ -12,7 +13,9 @@ from wenlu.data.settings import DataSettings
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # C1: nearly always letters of a text that was once decoded wrongly; removing them would cut holes into words
 _MISREAD = re.compile("[\x80-\x9f]")
-_SPACE_BEFORE_LINE_END = re.compile(r"[^\S\n]\n")
+_CONTROL_OR_MISREAD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SPACE_BEFORE_LINE_END = re.compile(r"\n(?<=[^\S\n]\n)")  # the line end comes first, as it is what can be found fast
+_LONG_MARKS = re.compile(r"[^\w\s\x00-\u02ff]{256,}")  # every combining mark is such a character
 _SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
@@ -21,11 +24,21 @@ def clean(text: str, *, settings: DataSettings, report: Report) -> str:
     """The text as it is tokenised; every step that changed something is counted in the report."""
     if settings.cleaning == "standard":
         text = _clean_lines(text, report)
-    if settings.unicode == "nfc" and not unicodedata.is_normalized("NFC", text):
-        composed = unicodedata.normalize("NFC", text)
+    if settings.unicode == "nfc" and (composed := _nfc(text)) != text:
         report.change("nfc", abs(len(text) - len(composed)))
         text = composed
     return text
+
+
+def _nfc(text: str) -> str:
+    """NFC in linear time: Python's would take the square of the number of combining marks in a row."""
+    return unicodedata.normalize("NFC", _LONG_MARKS.sub(_in_canonical_order, text))
+
+
+def _in_canonical_order(match: re.Match[str]) -> str:
+    marks = [mark for character in match.group() for mark in unicodedata.normalize("NFD", character)]
+    runs = groupby(marks, key=lambda mark: unicodedata.combining(mark) > 0)
+    return "".join("".join(sorted(run, key=unicodedata.combining) if combining else run) for combining, run in runs)
 
 
 def replace_surrogates(text: str) -> tuple[str, int]:
@@ -44,12 +57,12 @@ def _clean_lines(text: str, report: Report) -> str:
         before = text.count("\r")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         report.change("line_ends", before)
-    misread = len(_MISREAD.findall(text))
-    if misread:
-        report.suspect("misread", misread)
-    text, removed = _CONTROL.subn("", text)
-    if removed:
-        report.change("control_characters", removed)
+    if _CONTROL_OR_MISREAD.search(text):
+        if misread := len(_MISREAD.findall(text)):
+            report.suspect("misread", misread)
+        text, removed = _CONTROL.subn("", text)
+        if removed:
+            report.change("control_characters", removed)
     length = len(text)
     if _SPACE_BEFORE_LINE_END.search(text):
         text = "\n".join([line.rstrip() for line in text.split("\n")])

@@ -61,11 +61,13 @@ def read_file(source: SourceFile, settings: DataSettings, report: Report, bar: P
         if pending > _PROGRESS_EVERY_BYTES:
             bar.advance(0, detail=f"{source.path.name}: {account.documents:,}")
             pending = 0
+    report.settle_replaced()
     bar.advance(account.bytes / 1e3, detail=source.path.name)
 
 
 def _document(record: Record, source: SourceFile, settings: DataSettings, report: Report) -> Document | None:
     """The record as a document, or None when it is dropped (and counted)."""
+    report.settle_replaced()
     if record.text is None:
         report.documents += 1
         report.drop("null", 0)

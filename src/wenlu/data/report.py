@@ -82,6 +82,7 @@ class Report:
     cut_parts: int = 0
     files: list[FileAccount] = field(default_factory=list)
     skipped: dict[SkipReason, SkipAccount] = field(default_factory=dict)
+    replaced_bytes: int = 0  # by the reader, since the last document
 
     def drop(self, reason: DropReason, characters: int) -> None:
         """Count a document that is left out."""
@@ -90,6 +91,12 @@ class Report:
     def change(self, reason: ChangeReason, characters: int) -> None:
         """Count a document of which this many characters were removed or replaced."""
         self.changed.setdefault(reason, Tally()).add(characters)
+
+    def settle_replaced(self) -> None:
+        """Count the bytes that the reader replaced since the last document."""
+        if self.replaced_bytes:
+            self.change("bad_bytes", self.replaced_bytes)
+        self.replaced_bytes = 0
 
     def suspect(self, reason: SuspectReason, characters: int) -> None:
         """Count a document that is kept as it is although something in it looks wrong."""

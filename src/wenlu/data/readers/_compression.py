@@ -1,12 +1,15 @@
-"""Bytes of a file as they were before compression; damage is an error that names the file, never a short text."""
+"""Bytes of a file as they were before compression.
+
+Damage is an error that names the file, never a short text; a small file that would become a huge text is refused.
+"""
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import zlib
-from typing import IO, TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from wenlu.core.errors import DataError
 from wenlu.data.files import SourceFile
@@ -14,33 +17,40 @@ from wenlu.data.files import SourceFile
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_ZST_INPUT_BYTES = 1 << 11  # zstandard can blow up one input byte to 32 kB: small inputs bound the memory
+RATIO = 200
+"""Largest ratio of text to compressed bytes, beyond ``RATIO_FREE_BYTES`` of text; text compresses 3 to 20 times."""
+RATIO_FREE_BYTES = 1 << 24
+_DICTIONARY_BYTES = 1 << 27  # the most that a file may make the decompressor keep; xz -9 and zstd -22 take no more
+_INPUT_BYTES = {"gz": 1 << 14, "xz": 1 << 11, "zst": 1 << 10}  # a byte becomes up to 1, 7 and 32 kB at once
 
 
 def open_bytes(source: SourceFile) -> io.BufferedReader:
     """The file's decompressed bytes."""
     try:
-        inner = _open(source)
+        file = _CountedFile(source.path)
     except OSError as error:
         raise DataError("data.unreadable", path=source, reason=error.strerror or error) from error
-    return io.BufferedReader(_Guarded(source, inner), buffer_size=1 << 16)
+    inner = _Decompressed(source, file) if source.compression else file
+    return io.BufferedReader(_Guarded(source, file, inner), buffer_size=1 << 16)
 
 
-def _open(source: SourceFile) -> IO[bytes]:
-    if source.compression == "gz":
-        return cast(IO[bytes], gzip.open(source.path, "rb"))
-    if source.compression == "xz":
-        return cast(IO[bytes], lzma.open(source.path, "rb"))
-    if source.compression == "zst":
-        return cast(IO[bytes], io.BufferedReader(_Zstandard(source)))
-    return source.path.open("rb")
+class _CountedFile(io.FileIO):
+    """A file, or a pipe, that knows how much was read of it."""
+
+    count = 0
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        size = super().readinto(buffer) or 0
+        self.count += size
+        return size
 
 
 class _Guarded(io.RawIOBase):
     """Counts the bytes that were read and turns a decompressor's errors into ours."""
 
-    def __init__(self, source: SourceFile, inner: IO[bytes]) -> None:
+    def __init__(self, source: SourceFile, file: _CountedFile, inner: _CountedFile | _Decompressed) -> None:
         self._source = source
+        self._file = file
         self._inner = inner
         self._position = 0
 
@@ -51,63 +61,91 @@ class _Guarded(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer)
         try:
-            block = self._inner.read(len(view))
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            size = self._inner.readinto(buffer)
+        except (EOFError, MemoryError) as error:
             raise DataError("data.bad_compression", path=self._source, reason=error, bytes=self._position) from error
         except OSError as error:
             raise DataError("data.unreadable", path=self._source, reason=error.strerror or error) from error
-        view[: len(block)] = block
-        self._position += len(block)
-        return len(block)
+        self._position += size
+        if self._position > max(RATIO_FREE_BYTES, RATIO * self._file.count):
+            raise DataError(
+                "data.bomb", path=self._source, bytes=self._position, compressed=self._file.count, limit=RATIO
+            )
+        return size
 
     def close(self) -> None:
         if not self.closed:
             self._inner.close()
+            self._file.close()
         super().close()
 
 
-class _Zstandard(io.RawIOBase):
-    """Zstandard frames one after another; unlike the library's own reader it notices a file that was cut off."""
+class _Decoder(Protocol):
+    """What zlib, lzma and zstandard have in common."""
 
-    def __init__(self, source: SourceFile) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise DataError("data.missing_extra", path=source, module="zstandard", extra="data") from error
-        self._library = zstandard
-        self._file = source.path.open("rb")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._inside_frame = False
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Decompressed(io.RawIOBase):
+    """Frames (members, streams) one after another.
+
+    Unlike the libraries' own readers it notices a file that was cut off, and a frame behind the first that is damaged.
+    """
+
+    def __init__(self, source: SourceFile, file: _CountedFile) -> None:
+        self._file = io.BufferedReader(file)
+        self._input_bytes = _INPUT_BYTES[source.compression]
+        self._new_frame, self._library_error = _library(source)
+        self._frame: _Decoder | None = self._new_frame()
+        self._began = False  # whether anything of the frame was read
         self._input = b""
-        self._output = b""
+        self._output = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer)
         while not self._output:
-            if not self._input:
-                self._input = self._file.read(_ZST_INPUT_BYTES)
-            if not self._input:
-                if self._inside_frame:
+            if not self._input and not (block := self._file.read(self._input_bytes)):
+                if self._began:
                     raise EOFError("the file ends inside a frame")
                 return 0
-            try:
-                self._output = self._frame.decompress(self._input)
-            except self._library.ZstdError as error:
-                raise EOFError(str(error)) from error
-            self._inside_frame = not self._frame.eof
-            self._input = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = self._library.ZstdDecompressor().decompressobj()
+            self._decompress(self._input or block)
+        view = memoryview(buffer)
         count = min(len(view), len(self._output))
         view[:count], self._output = self._output[:count], self._output[count:]
         return count
 
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+    def _decompress(self, block: bytes) -> None:
+        if self._frame is None:
+            block = block.lstrip(b"\0")  # frames may be padded
+            if not block:
+                self._input = b""
+                return
+            self._frame = self._new_frame()
+        try:
+            self._output = memoryview(self._frame.decompress(block))
+        except self._library_error as error:
+            raise EOFError(str(error)) from error
+        self._began = not self._frame.eof
+        self._input = self._frame.unused_data
+        if self._frame.eof:
+            self._frame = None
+
+
+def _library(source: SourceFile) -> tuple[Callable[[], _Decoder], type[Exception]]:
+    """What starts a frame of the file's kind, and what that raises on damage."""
+    if source.compression == "gz":
+        return lambda: zlib.decompressobj(zlib.MAX_WBITS + 16), zlib.error
+    if source.compression == "xz":
+        return lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY_BYTES), lzma.LZMAError
+    try:
+        import zstandard
+    except ImportError as error:
+        raise DataError("data.missing_extra", path=source, module="zstandard", extra="data") from error
+    return lambda: zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_BYTES).decompressobj(), zstandard.ZstdError

@@ -39,7 +39,7 @@ _SIGNATURES = (
 )
 _LIKELY = ("gb18030", "big5", "shift_jis", "euc_kr", "euc_jp", "cp1252")  # in order of preference between equals
 _WIDE = ("utf_16_le", "utf_16_be")
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_ESCAPED = re.compile("[\udc00-\udcff]")
 _LINE_ENDS = {"": re.compile("\r\n|\r|\n"), "\n": re.compile("\n")}
 
 
@@ -54,11 +54,7 @@ def lines(
         DataError: ``data.undecodable``, ``data.binary_file``, ``data.unreadable``, ``data.bad_compression``.
     """
     with open_bytes(source) as raw:
-        head = raw.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-        encoding = _encoding(head, source, settings)
-        if report.files:
-            report.files[-1].encoding = encoding
-        errors = "strict" if settings.bad_bytes == "refuse" else "surrogateescape"
+        head, encoding, errors = _beginning(raw, source, settings, report)
         number = 1
         with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline) as stream:
             while True:
@@ -69,14 +65,54 @@ def lines(
                     _refuse(source, encoding, error, number, offset, newline, head)
                 if not line:
                     return
-                if "\0" in line:
-                    raise DataError("data.binary_file", path=source, line=number, kind="NUL (U+0000)")
-                if errors == "surrogateescape":
-                    line, replaced = _ESCAPED.subn("\ufffd", line)
-                    if replaced:
-                        report.change("bad_bytes", replaced)
-                yield number, line
+                yield number, _checked(line, number, source, settings, report)
                 number += line.endswith(("\n", "\r"))
+
+
+def _blocks(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[str]:
+    """The text in blocks as they come: faster than lines where they do not matter. Raises what ``lines`` does."""
+    with open_bytes(source) as raw:
+        head, encoding, errors = _beginning(raw, source, settings, report)
+        decoder = codecs.getincrementaldecoder(encoding)(errors)
+        number, at_end = 1, False
+        held = ""  # a CR, until it is known whether it is half of a CRLF
+        while not at_end:
+            data = raw.read1(_HEAD_BYTES)
+            at_end = not data
+            try:
+                block = decoder.decode(data, at_end)
+            except UnicodeDecodeError as error:
+                _refuse(source, encoding, error, number, raw.tell() - len(error.object) + error.start, "", head, held)
+            if block:
+                yield _checked(block, number + (held != "" and block[0] != "\n"), source, settings, report)
+                number += _num_line_ends(held + block.removesuffix("\r"))
+                held = "\r" if block.endswith("\r") else ""
+
+
+def _beginning(
+    raw: io.BufferedReader, source: SourceFile, settings: DataSettings, report: Report
+) -> tuple[bytes, str, str]:
+    """The first bytes, the encoding, and what is done with bytes that do not fit it."""
+    head = raw.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    encoding = _encoding(head, source, settings)
+    if report.files:
+        report.files[-1].encoding = encoding
+    return head, encoding, "strict" if settings.bad_bytes == "refuse" else "wenlu.escape"
+
+
+def _checked(text: str, number: int, source: SourceFile, settings: DataSettings, report: Report) -> str:
+    """The text of a line or block; bytes that did not fit are replaced and counted."""
+    if "\0" in text:
+        line = number + _num_line_ends(text[: text.index("\0")])
+        raise DataError("data.binary_file", path=source, line=line, kind="NUL (U+0000)")
+    if settings.bad_bytes == "replace":
+        text, replaced = _ESCAPED.subn("\ufffd", text)
+        report.replaced_bytes += replaced
+    return text
+
+
+def _num_line_ends(text: str) -> int:
+    return text.count("\n") + (text.count("\r") - text.count("\r\n") if "\r" in text else 0)
 
 
 def whole_lines(
@@ -95,6 +131,9 @@ def documents(source: SourceFile, settings: DataSettings, report: Report) -> Ite
     The line end behind a document's last line, or a part's, is not part of its text.
     """
     mode = "file" if settings.document == "auto" else settings.document
+    if mode == "file":
+        yield from _whole_file(source, settings, report)
+        return
     limit = settings.maximum_characters
     held: list[str] = []
     size, start, part = 0, 1, 0
@@ -122,6 +161,43 @@ def documents(source: SourceFile, settings: DataSettings, report: Report) -> Ite
         yield _record(held, start, part)
 
 
+def _whole_file(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[Record]:
+    limit = settings.maximum_characters
+    held: list[str] = []
+    size, start, part = 0, 1, 0
+    for block in _blocks(source, settings, report):
+        held.append(block)
+        size += len(block)
+        if size <= limit:
+            continue
+        text, place = "".join(held), 0
+        while len(text) - place > limit:
+            end = _last_line_end(text, place, place + limit)
+            yield _record([text[place:end]], start, part)
+            start += _num_line_ends(text[place:end])
+            place, part = end, part + 1
+        held, size = [text[place:]], len(text) - place
+    if held:
+        yield _record(held, start, part)
+
+
+def _last_line_end(text: str, start: int, end: int) -> int:
+    """The place behind the last line end, or ``end`` where there is none; never inside CRLF."""
+    if text[end - 1 : end + 1] == "\r\n":
+        end -= 1
+    return max(text.rfind("\n", start, end), text.rfind("\r", start, end)) + 1 or end
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """A lone surrogate for each byte that does not fit; unlike Python's own handler also for bytes below 128."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("wenlu.escape", _escape)
+
+
 def _record(held: list[str], start: int, part: int) -> Record:
     text = "".join(held)
     for line_end in ("\r\n", "\n", "\r"):
@@ -142,7 +218,8 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
             raise DataError("data.binary_file", path=source, line=1, kind=kind)
     wide = codecs.lookup(settings.encoding).name.startswith(("utf-16", "utf-32"))
     if b"\0" in head and not wide:
-        likely = _likely(head, _WIDE)
+        ascii_alone = head.isascii() and head.count(0) < len(head) / 4  # in UTF-16 every second byte would be 0
+        likely = None if ascii_alone else _likely(head, _WIDE)
         if likely is not None:
             raise DataError(
                 "data.undecodable",
@@ -158,10 +235,17 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
 
 
 def _refuse(
-    source: SourceFile, encoding: str, error: UnicodeDecodeError, number: int, offset: int, newline: str, head: bytes
+    source: SourceFile,
+    encoding: str,
+    error: UnicodeDecodeError,
+    number: int,
+    offset: int,
+    newline: str,
+    head: bytes,
+    held: str = "",
 ) -> NoReturn:
     data = bytes(error.object)
-    before = data[: error.start].decode(encoding, errors="ignore")
+    before = held + data[: error.start].decode(encoding, errors="ignore")
     values: dict[str, object] = {
         "path": source,
         "line": number + len(_LINE_ENDS[newline].findall(before)),
@@ -172,6 +256,7 @@ def _refuse(
     wide = [character for character in head[:offset].decode(encoding, errors="ignore") + before if character > "\x7f"]
     # a few characters of another encoding may look like short ones of UTF-8 by chance
     damaged = encoding.startswith("utf") and (len(wide) >= 3 or any(character >= "\u0800" for character in wide))
+    damaged = damaged or error.reason == "incomplete multibyte sequence"  # all was right up to the file's last byte
     likely = None if damaged else _likely(data[max(0, error.start - 4096) :], _LIKELY)
     if likely is None:
         raise DataError("data.damaged_text", **values) from error
