@@ -20,12 +20,14 @@ VERBS = {
     "demo": "wenlu.cli.commands.demo",
     "tokenizer": "wenlu.cli.main:tokenizer_group",
     "data": "wenlu.cli.main:data_group",
+    "plan": "wenlu.cli.commands.plan",
     "train": "wenlu.cli.commands.train",
     "evaluate": "wenlu.cli.commands.evaluate",
     "compare": "wenlu.cli.commands.compare",
     "score": "wenlu.cli.commands.score",
     "generate": "wenlu.cli.commands.generate",
     "mix": "wenlu.cli.commands.mix",
+    "doctor": "wenlu.cli.commands.doctor",
 }
 
 

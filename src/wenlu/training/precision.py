@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,11 +15,12 @@ from torch import Tensor
 
 from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.core.log import warn
+from wenlu.core.machine import allowed_cores
 from wenlu.models.device import DeviceName, describe_device, pick_device
 from wenlu.training.settings import Precision, TrainSettings
 
 CPU = torch.device("cpu")
-_GAIN = 1.2
+GAIN = 1.2  # bf16 products must be so many times as fast as float32 before they are taken
 _TRIAL_SIZE = 512
 _TRIALS = 5
 
@@ -61,17 +61,10 @@ def resolve_machine(settings: TrainSettings) -> TrainSettings:
         capability = torch.backends.cpu.get_cpu_capability() if device == CPU else describe_device(device)
         raise DeviceError("training.no_bfloat16", capability=capability)
     if precision == "auto":
-        fast = has_bfloat16(device) and (device != CPU or bfloat16_gain() > _GAIN)
+        fast = has_bfloat16(device) and (device != CPU or bfloat16_gain() > GAIN)
         precision = "bf16" if fast else "fp32"
     name: DeviceName = "cpu" if device == CPU else "cuda"
-    return replace(settings, device=name, precision=precision, threads=settings.threads or _free_cores())
-
-
-def _free_cores() -> int:
-    """Processor cores that this process may use; all of them where the system does not say (macOS, Windows)."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return replace(settings, device=name, precision=precision, threads=settings.threads or allowed_cores())
 
 
 @contextlib.contextmanager

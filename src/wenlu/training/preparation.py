@@ -25,6 +25,7 @@ from wenlu.models.device import describe_device, pick_device
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.duration import Duration, Pace
+from wenlu.training.memory import warn_if_short
 from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
@@ -168,6 +169,7 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
     assert train.layout != "auto"
+    warn_if_short(model, settings)
     loader = Loader(
         store.train,
         sequence_length=train.sequence_length,

@@ -76,10 +76,13 @@ class TransformerFamily:
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
     ) -> nn.Module:
-        """A new model with initial weights drawn from the seed."""
+        """A new model with initial weights drawn from the seed; under ``torch.device("meta")`` its shapes alone."""
         config = self.settings_to_config(settings, vocab_size, sequence_length)
         config = replace(config, start_token_id=end_id, end_token_id=end_id)
-        model = on_meta(config).to_empty(device="cpu")
+        model = on_meta(config)
+        if torch.get_default_device().type == "meta":
+            return model
+        model = model.to_empty(device="cpu")
         scheme: Scheme = "gpt2" if config.tie_embeddings else self.scheme
         initialize(model, seed=seed, scheme=given(settings.initialization, scheme))
         return model

@@ -25,7 +25,10 @@ class LSTMFamily:
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
     ) -> nn.Module:
-        """A new model with initial weights drawn from the seed; the sequence length does not matter to it."""
+        """A new model with initial weights drawn from the seed; under ``torch.device("meta")`` its shapes alone.
+
+        The sequence length does not matter to it.
+        """
         config = LSTMConfig(
             vocab_size=vocab_size,
             end_token_id=end_id,
@@ -36,7 +39,8 @@ class LSTMFamily:
             dropout=given(settings.dropout, LSTMConfig.dropout),
         )
         model = RecurrentModel(config)
-        model.initialize(seed=seed)
+        if torch.get_default_device().type != "meta":
+            model.initialize(seed=seed)
         return model
 
     def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:

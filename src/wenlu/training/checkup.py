@@ -66,6 +66,7 @@ def gather_facts() -> dict[str, dict[str, object]]:
             "cores_present": os.cpu_count(),
             "cores_allowed": cores,
             "cores_quota": machine.core_quota(),
+            "has_bf16": has_bfloat16(),
         },
         "threads": {
             "torch": torch.get_num_threads(),

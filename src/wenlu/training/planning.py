@@ -1,0 +1,192 @@
+"""What a run will need, before its first step: parameters, FLOPs, memory, time and disk.
+
+Formulas explain the parts, a trial measures the whole; where the two disagree the trial is right, and it is said.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from wenlu.core import machine
+from wenlu.core.errors import SettingsError
+from wenlu.core.settings import Resolved, to_toml
+from wenlu.data.settings import DataSettings
+from wenlu.models.build import build_model
+from wenlu.models.config import LanguageModel
+from wenlu.training.duration import Duration, Pace
+from wenlu.training.fitting import FITTED_KINDS
+from wenlu.training.memory import MemoryParts, memory_parts
+from wenlu.training.optimizers import Role, parameter_roles
+from wenlu.training.preparation import absolute_paths, one_length, refuse_unread_by_store, resolve_for_machine
+from wenlu.training.settings import RunSettings
+from wenlu.training.trial import Corpus, Trial, look_at_corpus, start_trial
+
+_ROOM = 4  # times the size of a checkpoint must be free on the disk for the trial to write one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a run to come. ``peak_bytes`` is the trial's where there was one, else that of the formulas.
+
+    Memory is that of the device; ``seconds`` and ``disk`` are by part; ``steps`` is None where nothing decides it yet.
+    """
+
+    settings: RunSettings
+    corpus: Corpus
+    parameters: Mapping[Role, int]
+    flops_per_token: float
+    parts: MemoryParts
+    trial: Trial | None
+    trial_failure: str | None
+    steps: int | None
+    seconds: Mapping[str, float]
+    disk: Mapping[str, int]
+    disk_free: int | None
+    memory_free: int | None
+    peak_bytes: int
+    formula_bytes: int
+    largest_batch: int | None
+
+    @property
+    def tokens_per_step(self) -> int:
+        train = self.settings.train
+        return train.batch_size * train.sequence_length * train.accumulation
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the memory that is free now suffices, as far as the system tells."""
+        return self.memory_free is None or self.peak_bytes <= self.memory_free
+
+    @property
+    def fits_disk(self) -> bool:
+        return self.disk_free is None or sum(self.disk.values()) <= self.disk_free
+
+    def as_record(self) -> dict[str, object]:
+        """For JSON; bytes, seconds and floating-point operations."""
+        record = {name: value for name, value in asdict(self).items() if name != "settings"}
+        flops = self.flops_per_token * self.tokens_per_step
+        total = math.fsum(self.seconds.values()) if self.seconds else None
+        return record | {
+            "parameters": {"total": sum(self.parameters.values()), **record["parameters"]},
+            "flops": {"token": self.flops_per_token, "step": flops, "run": self.steps and flops * self.steps},
+            "seconds": {"total": total, **self.seconds},
+            "disk": {"total": sum(self.disk.values()), **self.disk},
+            "fits": self.fits_memory and self.fits_disk,
+        }
+
+
+def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Sequence[str]) -> Plan:
+    """The plan of the run that ``train_run`` would make at ``target``; ``trial_command``: see ``start_trial``.
+
+    Raises:
+        SettingsError: ``training.plan_fitted`` for a model that is fitted by counting; whatever ``train_run`` refuses.
+    """
+    refuse_unread_by_store(resolved)
+    if resolved.value.model.kind in FITTED_KINDS:
+        raise SettingsError("training.plan_fitted", kind=resolved.value.model.kind)
+    resolved = resolve_for_machine(one_length(absolute_paths(resolved)))
+    settings, train = resolved.value, resolved.value.train
+    free = machine.memory().free if train.device == "cpu" else torch.cuda.mem_get_info()[0]
+    with tempfile.TemporaryDirectory(dir=machine.nearest_folder(target), prefix=".wenlu-plan-") as scratch:
+        folder = Path(scratch)
+        corpus, sample = look_at_corpus(settings, folder)
+        with torch.device("meta"):
+            sizes = {"vocab_size": corpus.vocab_size, "sequence_length": train.sequence_length}
+            model = build_model(settings.model, end_id=0, seed=train.seed, **sizes)
+        parts = memory_parts(model, settings)
+        trial: Trial | None = None
+        failure: str | None = "memory"
+        if free is None or parts.peak(accumulation=train.accumulation) <= free:
+            data = settings.data if sample is None else DataSettings(paths=(str(sample),))
+            (folder / "run.toml").write_text(to_toml(Resolved(replace(settings, data=data), {})), encoding="utf-8")
+            disk_free = machine.disk(folder).free_bytes
+            save = disk_free is None or disk_free > _ROOM * (parts.weights + parts.optimizer)
+            stand_in = corpus.vocab_size if sample is None and corpus.source != "prepared" else 0
+            trial, failure = start_trial(folder, trial_command, stand_in=stand_in, save=save)
+    if trial is not None and trial.libraries_bytes is not None:
+        parts = replace(parts, libraries=trial.libraries_bytes)
+    formula = parts.peak(accumulation=train.accumulation)
+    peak = trial.peak_bytes if trial and trial.peak_bytes else formula
+    shapes, parameters = dict(model.named_parameters()), Counter[Role]()
+    for name, role in parameter_roles(model).items():
+        parameters[role] += shapes[name].numel()
+    statistics = cast(LanguageModel, model).statistics(sequence_length=train.sequence_length)
+    steps = _steps(settings, corpus, trial)
+    return Plan(
+        settings=settings,
+        corpus=corpus,
+        parameters=dict(parameters),
+        flops_per_token=statistics.forward_flops_per_token + statistics.backward_flops_per_token,
+        parts=parts,
+        trial=trial,
+        trial_failure=failure,
+        steps=steps,
+        seconds=_seconds(settings, corpus, trial, steps) if trial and steps else {},
+        disk=_disk(settings, corpus, parts, trial, steps),
+        disk_free=machine.disk(target).free_bytes,
+        memory_free=free,
+        peak_bytes=peak,
+        formula_bytes=formula,
+        largest_batch=None if free is None else parts.largest_batch(free, peak, train.batch_size),
+    )
+
+
+def _steps(settings: RunSettings, corpus: Corpus, trial: Trial | None) -> int | None:
+    """The number of steps as ``decide_steps`` will decide it; None when the corpus or the speed is not known."""
+    train = settings.train
+    if train.steps is not None:
+        return train.steps
+    tokens = train.batch_size * train.sequence_length * train.accumulation
+    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    if (budget.unit == "epochs" and not corpus.train_tokens) or (budget.unit == "seconds" and trial is None):
+        return None
+    seconds = trial.seconds_per_step if trial else None
+    return budget.steps(Pace(tokens, (corpus.train_tokens or 0) / tokens, seconds_per_step=seconds))
+
+
+def _seconds(settings: RunSettings, corpus: Corpus, trial: Trial, steps: int) -> dict[str, float]:
+    """How long each part of the run takes."""
+    evaluate, known = settings.evaluate, corpus.validation_tokens or 0
+    evaluations, saves = _counts(settings, corpus, trial.seconds_per_step, steps)
+    regular, final = (min(limit or known, known) for limit in (evaluate.max_tokens, evaluate.final_max_tokens))
+    scored = evaluations * regular + (final if final != regular else 0)
+    model = trial.checkpoint_seconds * trial.model_bytes / max(trial.checkpoint_bytes, 1)
+    return {
+        "corpus": corpus.prepare_seconds,
+        "start": trial.ready_seconds,
+        "calibration": trial.calibration_seconds,
+        "steps": steps * trial.seconds_per_step,
+        "evaluation": scored * trial.evaluation_seconds_per_token,
+        "checkpoints": saves * trial.checkpoint_seconds + model,
+    }
+
+
+def _counts(settings: RunSettings, corpus: Corpus, seconds_per_step: float, steps: int) -> tuple[int, int]:
+    """How often a run evaluates and saves: regularly, at its end, and after each evaluation, taken to be the best."""
+    train = settings.train
+    tokens = train.batch_size * train.sequence_length * train.accumulation
+    pace = Pace(tokens, (corpus.train_tokens or 0) / tokens, total_steps=steps, seconds_per_step=seconds_per_step)
+    evaluate = Duration.parse(settings.evaluate.every, setting="evaluate.every").steps(pace)
+    save = Duration.parse(train.save_every, setting="train.save_every").steps(pace)
+    evaluations, saves = (steps - 1) // evaluate, (steps - 1) // save
+    return evaluations + 1, evaluations + saves - (steps - 1) // math.lcm(evaluate, save) + 1
+
+
+def _disk(
+    settings: RunSettings, corpus: Corpus, parts: MemoryParts, trial: Trial | None, steps: int | None
+) -> dict[str, int]:
+    """Bytes on disk at most: the newest checkpoints, the best, the one that is being written, and what stays."""
+    model = (trial and trial.model_bytes) or parts.gradients
+    state = (trial and trial.checkpoint_bytes) or model + parts.optimizer
+    count = settings.train.keep + 2
+    if steps is not None:
+        count = min(count, _counts(settings, corpus, trial.seconds_per_step if trial else 1.0, steps)[1])
+    return {"checkpoints": state * count, "final": model, "store": corpus.store_bytes}
