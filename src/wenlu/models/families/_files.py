@@ -171,7 +171,8 @@ def write_model(directory: Path, config: Mapping[str, object], tensors: Mapping[
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
-    save_file(dict(tensors), directory / WEIGHTS, metadata={"format": "pt"})
+    on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
+    save_file(on_cpu, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def read_config(directory: Path) -> dict[str, object]:
