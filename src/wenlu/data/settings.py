@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
 
+EncoderName = Literal["auto", "reference", "fast"]
 DocumentMode = Literal["auto", "file", "blank_line", "line"]
 ALL_IN_ONE = 1.0  # a fraction must stay below
 
@@ -21,7 +22,8 @@ class DataSettings:
     without a byte order mark; ``bad_bytes = "replace"`` puts U+FFFD for each byte that does not fit.
     ``cleaning = "standard"`` makes line ends LF, removes control characters, white space at line ends and blank lines
     around a document; ``unicode = "nfc"`` composes characters as well. Held-out documents are chosen by the hash of
-    their text, unless ``validation_paths`` (``test_paths``) give them.
+    their text, unless ``validation_paths`` (``test_paths``) give them. ``encoder`` never changes a store, only the time
+    that it takes: see ``wenlu.tokenization.fast``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -40,6 +42,7 @@ class DataSettings:
     validation_paths: tuple[str, ...] = ()
     test_fraction: float = 0.0
     test_paths: tuple[str, ...] = ()
+    encoder: EncoderName = "auto"
 
     def __post_init__(self) -> None:
         for name, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):

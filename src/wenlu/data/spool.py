@@ -77,12 +77,28 @@ class Spool:
 
     def texts(self, split: Split | None = None) -> Iterator[str]:
         """The texts of a split, or all, streamed."""
-        rows = self.rows()
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(rows["bytes"])])
+        return map(bytes.decode, self.encoded(split))
+
+    def encoded(self, split: Split | None = None) -> Iterator[bytes]:
+        """The same as UTF-8."""
+        return self._read(np.arange(self.num_documents) if split is None else self.in_split(split))
+
+    def sample(self, per_language: int) -> list[str]:
+        """Texts of every language, so many of each where there are, spread over all documents."""
+        languages = self.rows()["language"]
+        chosen = [np.flatnonzero(languages == code) for code in range(len(self.language_names))]
+        spread = [numbers[:: max(1, -(-len(numbers) // per_language))] for numbers in chosen]
+        return [text.decode() for text in self._read(np.sort(np.concatenate(spread)))]
+
+    def _read(self, numbers: Int64Array) -> Iterator[bytes]:
+        sizes = self.rows()["bytes"].astype(np.int64)
+        starts = np.cumsum(sizes) - sizes
         with self._texts_path.open("rb") as file:
-            for number in range(len(rows)) if split is None else self.in_split(split):
-                file.seek(int(offsets[number]))
-                yield file.read(int(rows["bytes"][number])).decode()
+            for first in range(0, len(numbers), _ROWS_HELD):
+                held = numbers[first : first + _ROWS_HELD]
+                for start, size in zip(starts[held].tolist(), sizes[held].tolist(), strict=True):
+                    file.seek(start)
+                    yield file.read(size)
 
     def _write_rows(self) -> None:
         if self._held:

@@ -11,32 +11,27 @@ import json
 import os
 import re
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar
-
-import numpy as np
-from safetensors.numpy import save
 
 from wenlu.core import runs
 from wenlu.core.errors import CheckpointError, DataError
 from wenlu.core.locking import hold
-from wenlu.core.log import Notice, notice, progress, warn
+from wenlu.core.log import Notice, notice, warn
 from wenlu.core.publication import storage_error, sweep
 from wenlu.core.settings import changed, unused_setting
 from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
 from wenlu.data.documents import Document, read_documents
+from wenlu.data.encoding import write_splits
 from wenlu.data.files import find_files
 from wenlu.data.report import EXAMPLES_KEPT, DropReason, Report
 from wenlu.data.settings import DataSettings
 from wenlu.data.spool import Spool
-from wenlu.data.store import FORMAT, SPLITS, Int64Array, Split, Store, TokenArray, TokenStore, token_dtype
+from wenlu.data.store import FORMAT, SPLITS, Split, Store, TokenStore, token_dtype
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 
 __all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_store", "corpus_key", "prepared_store"]
@@ -44,8 +39,6 @@ __all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_stor
 CONVERSION = 1
 """To be raised when the same files and settings give other documents or tokens than before."""
 
-_BATCH_CHARACTERS = 1 << 19
-_BATCH_DOCUMENTS = 1024
 _HELD_OUT_NAMES = ("dev.", "valid.", "validation.", "test.", "eval.")
 _RUNNING_TEXT = ("txt", "text", "md", "markdown")
 
@@ -231,7 +224,7 @@ def _write(
     tokenizer.save(directory / "tokenizer")
     dtype = token_dtype(tokenizer.vocab_size)
     notice("data.store_size", megabytes=int(spool.rows()["bytes"].sum()) * dtype.itemsize / 3e6)
-    summaries = {split: _write_split(directory, split, spool, tokenizer, workers) for split in SPLITS}
+    summaries = write_splits(directory, spool, tokenizer, encoder=settings.encoder, workers=workers)
     header = {
         "format": FORMAT,
         "dtype": dtype.name,
@@ -246,94 +239,11 @@ def _write(
         "splits": summaries,
         "split_rule": rule,
         **report.as_record(),
-        "settings": dataclasses.asdict(settings),
+        "settings": _deciding(settings),
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.fingerprint},
     }
     for name, content in (("store.json", header), ("data.json", record)):
         (directory / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_split(directory: Path, split: Split, spool: Spool, tokenizer: Tokenizer, workers: int) -> dict[str, object]:
-    """Stream the ids of a split to disk and save its index; gives the summary for data.json, and the digest."""
-    rows = spool.rows()[spool.in_split(split)]
-    count = len(rows)
-    lengths: Int64Array = np.zeros(count + 1, dtype=np.int64)
-    lossless = np.zeros(count, dtype=np.bool_)
-    token_path, index_path = directory / f"{split}.bin", directory / f"{split}.index.safetensors"
-    number = 0
-    total = int(rows["bytes"].sum()) / 1e3
-    with token_path.open("wb") as file, progress("data.tokenizing", total=total, unit="kB", split=split) as bar:
-        for arrays, flags in _in_order(_encoder(tokenizer), _batches(spool.texts(split)), workers):
-            file.write(np.concatenate(arrays).data)  # tofile would not say why a disk takes no more
-            lengths[number + 1 : number + 1 + len(arrays)] = [len(array) for array in arrays]
-            lossless[number : number + len(arrays)] = flags
-            bar.advance(int(rows["bytes"][number : number + len(arrays)].sum()) / 1e3)
-            number += len(arrays)
-    columns = {
-        "bounds": np.cumsum(lengths),
-        "original_bytes": rows["original_bytes"].astype(np.int64),
-        "characters": rows["characters"].astype(np.int64),
-        "languages": rows["language"].astype(np.uint16),
-        "lossless": lossless,
-    }
-    index_path.write_bytes(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
-    digest = hashlib.sha256()
-    for path in (token_path, index_path):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    if not lossless.all():
-        warn("data.not_lossless", count=int((~lossless).sum()), total=count, split=split)
-    by_language = np.bincount(rows["language"], minlength=len(spool.language_names))
-    return {
-        "documents": count,
-        "tokens": int(lengths.sum()),
-        "characters": int(rows["characters"].sum()),
-        "original_bytes": int(rows["original_bytes"].sum()),
-        "cleaned_bytes": int(rows["bytes"].sum()),
-        "not_lossless": int((~lossless).sum()),
-        "languages": {name: int(by_language[code]) for code, name in enumerate(spool.language_names)},
-        "digest": digest.hexdigest(),
-    }
-
-
-_Encoded = tuple[list[TokenArray], list[bool]]
-
-
-def _encoder(tokenizer: Tokenizer) -> Callable[[list[str]], _Encoded]:
-    dtype = token_dtype(tokenizer.vocab_size)
-
-    def encode(texts: list[str]) -> _Encoded:
-        rows = tokenizer.encode_batch(texts)
-        flags = [tokenizer.round_trips(text, ids) for text, ids in zip(texts, rows, strict=True)]
-        return [np.array([*ids, tokenizer.end_id], dtype=dtype) for ids in rows], flags
-
-    return encode
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    held: list[str] = []
-    size = 0
-    for text in texts:
-        held.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS or len(held) >= _BATCH_DOCUMENTS:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
-def _in_order(work: Callable[[list[str]], _Encoded], batches: Iterator[list[str]], workers: int) -> Iterator[_Encoded]:
-    """Results in the order of the batches, a few of which are worked on at the same time."""
-    if workers <= 1:
-        yield from map(work, batches)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="wenlu-tokenize") as pool:
-        waiting: deque[Future[_Encoded]] = deque(pool.submit(work, batch) for batch in islice(batches, workers + 1))
-        while waiting:
-            done = waiting.popleft().result()
-            waiting.extend(pool.submit(work, batch) for batch in islice(batches, 1))
-            yield done
 
 
 # ---- around it ----
@@ -394,7 +304,12 @@ def corpus_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_se
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{source}\0{content}\n".encode())
         digest.update(b"\n")
-    digest.update(json.dumps(dataclasses.asdict(settings), sort_keys=True).encode())
+    digest.update(json.dumps(_deciding(settings), sort_keys=True).encode())
     chosen = tokenizer.fingerprint if tokenizer else json.dumps(dataclasses.asdict(tokenizer_settings), sort_keys=True)
     digest.update(chosen.encode())
     return digest.hexdigest()
+
+
+def _deciding(settings: DataSettings) -> dict[str, object]:
+    """The settings that decide what is in a store; the encoder does not."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name != "encoder"}

@@ -1,10 +1,16 @@
-"""Ids to text one by one, as a model generates them: no half characters, and the same text as decoding all at once."""
+"""Ids to text one by one, as a model generates them: no half characters, and the same text as decoding all at once.
+
+And many ids at once, for byte-level vocabularies.
+"""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 
 class StreamDecoder(Protocol):
@@ -67,3 +73,19 @@ class TextStreamDecoder:
         text = self._decode([*self._before, *ids])[len(self._decode(self._before)) if self._before else 0 :]
         self._before, self._held = ids[-1:], []
         return text
+
+
+class ByteTable:
+    """The bytes of every id, one behind another."""
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self._pool = np.frombuffer(b"".join(token_bytes), dtype=np.uint8)
+        self._sizes = np.array([len(data) for data in token_bytes], dtype=np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def decode(self, ids: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.int64], bytes]:
+        """How many bytes stand before each id and, last, in all; and the bytes."""
+        sizes = self._sizes[ids]
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+        places = np.repeat(self._starts[ids] - before[:-1], sizes) + np.arange(before[-1])
+        return before, self._pool[places].tobytes()
