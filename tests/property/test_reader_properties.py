@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wenlu.core.errors import DataError
@@ -21,6 +21,7 @@ TEXTS = st.lists(
 
 
 @settings(max_examples=300)
+@example(text="a" * 30 + "b" * 69 + "\r\nc", block_bytes=7)
 @given(text=TEXTS, block_bytes=st.integers(1, 200))
 def test_parts_of_a_file_make_up_the_file(text: str, block_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
