@@ -14,6 +14,7 @@ B windows, S slots of the longest of them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def token_log_probs(
     was_training = module.training
     try:
         for group in _groups(documents, _BATCHES_AT_ONCE * slots_per_batch):
-            module.eval()
+            if module.training:  # the walk over all modules is as long as the scoring of a short text
+                module.eval()
             results = [np.zeros(len(document.ids)) for document in group]
             rows = [row for number, document in enumerate(group) for row in _rows(number, document, end_id, windows)]
             rows.sort(key=lambda row: len(row.inputs), reverse=True)
@@ -132,7 +134,8 @@ def token_log_probs(
                 rows = rows[number:]
             yield from results
     finally:
-        module.train(was_training)
+        if was_training:
+            module.train()
 
 
 def score_documents(

@@ -71,7 +71,9 @@ def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable
     hidden_ND, labels_N = hidden_BSD[wanted_BS], labels_BS[wanted_BS]
     chunks = [
         _of_chunk(logits(hidden_nD).float(), labels_n)  # of the logits no more than these are held
-        for hidden_nD, labels_n in zip(hidden_ND.split(CHUNK_ROWS), labels_N.split(CHUNK_ROWS), strict=True)
+        for hidden_nD, labels_n in zip(
+            torch.split(hidden_ND, CHUNK_ROWS), torch.split(labels_N, CHUNK_ROWS), strict=True
+        )
     ]
     log_probs_BS = torch.zeros(labels_BS.shape, dtype=torch.float32, device=hidden_BSD.device)
     return log_probs_BS.masked_scatter(wanted_BS, torch.cat(chunks)) if len(labels_N) else log_probs_BS
@@ -80,5 +82,5 @@ def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable
 def _of_chunk(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Log-probabilities (N) of labels, the softmax taken in pieces, as its scratch is as large as the logits."""
     rows = max(1, CACHED_LOGITS // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else CHUNK_ROWS
-    pieces = zip(logits_NV.split(rows), labels_N.split(rows), strict=True)
+    pieces = zip(torch.split(logits_NV, rows), torch.split(labels_N, rows), strict=True)
     return torch.cat([-F.cross_entropy(logits_nV, labels_n, reduction="none") for logits_nV, labels_n in pieces])
