@@ -174,8 +174,9 @@ class Tokenizer:
         if self._by_byte:
             ids = np.concatenate([*rows, np.empty(0, dtype=np.uint32)])
             sizes, decoded = self._byte_table.decode(ids)
-            ends = np.cumsum([len(row) for row in rows])
-            if sizes[ends].tolist() == np.cumsum([len(text) for text in texts]).tolist() and decoded == b"".join(texts):
+            ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+            same_sizes = (sizes[ends] == np.cumsum([len(text) for text in texts], dtype=np.int64)).all()
+            if same_sizes and decoded == b"".join(texts):
                 return [True] * len(texts)
         return [self.round_trips(text.decode(), row.tolist()) for text, row in zip(texts, rows, strict=True)]
 
