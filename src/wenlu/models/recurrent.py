@@ -196,7 +196,7 @@ class RecurrentModel(LanguageModelCalls):
             non_embedding_parameters=total - embedding,
             forward_flops_per_token=forward,
             backward_flops_per_token=2 * forward,
-            activation_bytes_per_token=4 * 17 * c.hidden_size * c.num_layers,  # counted: what autograd keeps of a time step
+            activation_bytes_per_token=4 * 17 * c.hidden_size * c.num_layers,  # what autograd keeps, counted
             cache_bytes_per_token=math.ceil(2 * 4 * c.num_layers * c.hidden_size / sequence_length),
         )
 

@@ -73,7 +73,7 @@ def gather_facts() -> dict[str, dict[str, object]]:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         },
-        "speed": _speed(cores),
+        "speed": _speed(cores, int(min(_COPIED_BYTES, _number(memory.free) / 8))),
         "memory": {"total": memory.total, "limit": memory.limit, "free": memory.free},
         "runs": _disk(runs.RUNS),
         "home": _disk(runs.wenlu_home()),
@@ -125,13 +125,13 @@ def _broken(facts: Facts) -> Iterator[Finding]:
 
 def _slow_processor(facts: Facts) -> Iterator[Finding]:
     processor, threads, speed = facts["processor"], facts["threads"], facts["speed"]
-    allowed, quota = _number(processor["cores_allowed"], 1), _number(processor["cores_quota"])
+    allowed, quota = int(_number(processor["cores_allowed"], 1)), _number(processor["cores_quota"])
     if processor["machine"] in ("x86_64", "AMD64") and "avx2" not in cast(list[str], processor["features"]):
         yield Finding("no_avx2", "slow")
     if allowed == 1:
         yield Finding("one_core", "slow", {"present": processor["cores_present"]})
     if quota < allowed:
-        yield Finding("quota", "slow", {"quota": quota, "allowed": allowed})
+        yield Finding("quota", "slow", {"quota": quota, "allowed": allowed, "threads": max(1, round(quota))})
     asked = str(threads["OMP_NUM_THREADS"] or "")
     if asked.isdigit() and int(asked) != allowed:
         yield Finding("omp_threads", "note", {"asked": int(asked), "allowed": allowed})
@@ -149,7 +149,7 @@ def _slow_processor(facts: Facts) -> Iterator[Finding]:
         yield Finding("bf16_slow", "note", {"gain": gain})
 
 
-def _speed(cores: int) -> dict[str, object]:
+def _speed(cores: int, copied_bytes: int) -> dict[str, object]:
     """GFLOP/s of products of matrices, and GB/s of a copy (a byte read and written counts as two)."""
     found: dict[str, object] = {}
     before = torch.get_num_threads()
@@ -159,13 +159,13 @@ def _speed(cores: int) -> dict[str, object]:
             for dtype, short in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
                 known = dtype == torch.float32 or has_bfloat16()
                 found[f"{short}_{name}"] = 2e-9 * _SIZE**3 / _best_seconds(dtype) if known else None
-        source = torch.ones(_COPIED_BYTES // 4)
+        source = torch.ones(copied_bytes // 4)
         target, best = torch.empty_like(source), math.inf
         for _ in range(3):
             started = time.perf_counter()
             target.copy_(source)
             best = min(best, time.perf_counter() - started)
-        found["copy_gigabytes_a_second"] = 2e-9 * _COPIED_BYTES / best
+        found["copy_gigabytes_a_second"] = 2e-9 * copied_bytes / best
     finally:
         torch.set_num_threads(before)
     return found

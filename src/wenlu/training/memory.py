@@ -19,10 +19,10 @@ from wenlu.models.transformer import Transformer
 from wenlu.training.optimizers import parameter_roles
 from wenlu.training.settings import RunSettings
 
-LIBRARIES_BYTES = 330_000_000  # Python, PyTorch and what a first step loads; a trial measures it
+LIBRARIES_BYTES = 360_000_000  # Python, PyTorch, what a first step loads, tokenizer, index; a trial measures it
 _SHARE = 0.9  # of the free memory; the rest is for the page cache and for others
 _BF16_ACTIVATIONS = 0.6  # of those in float32: what products read is kept in half, the rest as it was
-_ALLOCATOR = 0.3  # what the C library does not give back between tensors, and those of the backward pass
+_BACKWARD = 0.75  # on top: the backward pass's own tensors, and what the C library does not give back between them
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def memory_parts(model: nn.Module, settings: RunSettings) -> MemoryParts:
         weights=(6 if bf16 else 4) * moved,  # bf16: with the copies that the products read
         gradients=4 * moved,
         optimizer=4 * sum(size if name in by_muon else 2 * size for name, size in sizes.items()),
-        activations=int(kept * (_BF16_ACTIVATIONS if bf16 else 1) * (1 + _ALLOCATOR)),
+        activations=int(kept * (_BF16_ACTIVATIONS if bf16 else 1) * (1 + _BACKWARD)),
         attention=_attention_bytes(model, settings),
         logits=(6 if bf16 else 4) * chunk + 2 * 4 * output,  # the sum of its gradients, and the next chunk's
         update=_muon_bytes([shapes[name] for name in by_muon]),

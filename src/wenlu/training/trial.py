@@ -57,7 +57,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a few real steps showed. ``libraries_bytes`` were resident before the corpus was opened."""
+    """What a few real steps showed. ``libraries_bytes`` were resident before the first, without the weights."""
 
     ready_seconds: float
     seconds_per_step: float
@@ -126,12 +126,14 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
     """
     with contextlib.suppress(OSError):  # if the memory does not do after all, the system should end the trial first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    libraries = _libraries_bytes()
+    _import_everything()
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     resolved = load(RunSettings, file=folder / "run.toml")
     stand_in = request["stand_in"]
     prepared = prepare(resolved, store=stand_in_store(folder / "tokenizer", stand_in) if stand_in else None)
     ready, train = time.time() - request["started"], prepared.settings.train
+    weights = sum(parameter.nbytes for parameter in prepared.model.parameters())
+    libraries = (machine.resident_bytes()[0] or weights) - weights
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     with precision.machine(train):
         started = time.perf_counter()
@@ -156,7 +158,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
         checkpoint_seconds=saving,
         checkpoint_bytes=sum(files.values()),
         model_bytes=sum(files.values()) - files.get("optimizer.safetensors", 0),
-        libraries_bytes=libraries if train.device == "cpu" else 0,
+        libraries_bytes=libraries or None if train.device == "cpu" else 0,
         peak_bytes=machine.resident_bytes()[1] if train.device == "cpu" else torch.cuda.max_memory_reserved(),
     )
     (folder / "trial.json").write_text(json.dumps(asdict(trial)), encoding="utf-8")
@@ -165,7 +167,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
 def stand_in_store(folder: Path, vocab_size: int) -> Store:
     """Random tokens of a vocabulary of this size, for a trial without a corpus."""
     words = " ".join(f"w{number}" for number in range(vocab_size))
-    tokenizer = Tokenizer.train([words], TokenizerSettings(kind="words", vocab_size=vocab_size))
+    tokenizer = Tokenizer.train([words], TokenizerSettings(kind="words", vocab_size=vocab_size, min_frequency=1))
     tokenizer.save(folder)
     drawn = np.random.Generator(np.random.PCG64(0)).integers(0, tokenizer.vocab_size, _STAND_IN_DOCUMENTS)
     drawn[:, -1] = tokenizer.end_id
@@ -178,12 +180,11 @@ def stand_in_store(folder: Path, vocab_size: int) -> Store:
     return store
 
 
-def _libraries_bytes() -> int | None:
-    """What is resident once everything is imported that a step imports late, and its kernels have run."""
+def _import_everything() -> None:
+    """Load what a first step loads late, its kernels too."""
     layer = torch.nn.Linear(8, 8)
     layer(torch.ones(2, 8)).sum().backward()
     torch.optim.AdamW(layer.parameters(), fused=True).step()
-    return machine.resident_bytes()[0]
 
 
 def _time_evaluation(prepared: Prepared, seconds_per_step: float, evaluate: Evaluate) -> float:
