@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wenlu.core.errors import RequestError
 from wenlu.models.config import StackConfig
+from wenlu.models.fused import rms_norm
 from wenlu.models.positions import count_positions, rotate
 
 Backend = Literal["eager", "sdpa"]
@@ -71,8 +72,8 @@ class KeyValueCache:
         self.max_length = max_length
         self.layers = [LayerCache(max_length) for _ in range(num_layers)]
         self.documents_BT = torch.zeros(batch_size, max_length, dtype=torch.int64, device=device)
-        self.positions_BT = torch.zeros_like(self.documents_BT)
-        self.one_document = True
+        self.positions_BT = torch.arange(max_length, device=device).repeat(batch_size, 1)
+        self.one_document = self.nothing_said = True
         self.length = 0
 
     def place(self, documents_BS: Tensor | None, positions_BS: Tensor | None, num_tokens: int) -> Placement:
@@ -84,6 +85,12 @@ class KeyValueCache:
         start, end = self.length, self.length + num_tokens
         if end > self.max_length:
             raise RequestError("models.cache_full", length=end, max_length=self.max_length)
+        self.nothing_said &= documents_BS is None and positions_BS is None
+        if self.nothing_said:  # both tables are as they were made
+            self.length = end
+            return Placement(
+                self.positions_BT[:, start:end], one_document(num_tokens, end, device=self.documents_BT.device)
+            )
         if start == 0:
             self.one_document = True
             last_document_B1 = next_position_B1 = torch.zeros_like(self.documents_BT[:, :1])
@@ -245,7 +252,7 @@ class Attention(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square layer normalisation (Zhang and Sennrich 2019)."""
+    """Root mean square layer normalisation."""
 
     def __init__(self, size: int, *, eps: float) -> None:
         super().__init__()
@@ -254,4 +261,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide by the root mean square of the last dimension, and scale."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps)

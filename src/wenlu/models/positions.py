@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wenlu.models.config import RopeScaling
+from wenlu.models.fused import rotate_halves
 
 
 def count_positions(document_ids_BS: Tensor) -> Tensor:
@@ -46,6 +47,4 @@ def rotation(
 
 def rotate(x_BSHE: Tensor, cos_BS1e: Tensor, sin_BS1e: Tensor) -> Tensor:
     """Turn the pairs (i, i + e) of every head by the angles: the half-split convention of the checkpoints."""
-    cos_BS1e, sin_BS1e = cos_BS1e.to(x_BSHE.dtype), sin_BS1e.to(x_BSHE.dtype)
-    a, b = x_BSHE.chunk(2, dim=-1)
-    return torch.cat((a * cos_BS1e - b * sin_BS1e, b * cos_BS1e + a * sin_BS1e), dim=-1)
+    return rotate_halves(x_BSHE, cos_BS1e.to(x_BSHE.dtype), sin_BS1e.to(x_BSHE.dtype))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 Logits = Callable[[Tensor], Tensor]
 
+_BLOCK_ELEMENTS = 1 << 19  # 2 MiB in float32: the passes over a block stay in the second-level cache
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Takes each chunk to its gradients while its logits exist, in the forward pass; backward only scales them.
@@ -56,14 +58,20 @@ def _loss_and_gradient(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Ten
     backward pass and not its result; for any other, autograd notices and raises.
     """
     x_NV = _at_least_float32(logits_NV)
-    column_N1 = labels_N[:, None]
-    x_NV.sub_(x_NV.amax(dim=-1, keepdim=True))
-    at_label_N1 = x_NV.gather(-1, column_N1)
-    sums_N1 = x_NV.exp_().sum(dim=-1, keepdim=True)
-    loss = (sums_N1.log() - at_label_N1).sum()
-    x_NV.div_(sums_N1)
-    x_NV.scatter_add_(-1, column_N1, x_NV.new_full((), -1.0).expand(column_N1.shape))
+    rows = max(1, _BLOCK_ELEMENTS // x_NV.shape[-1])
+    blocks = zip(torch.split(x_NV, rows), torch.split(labels_N[:, None], rows), strict=True)
+    loss = torch.stack([_to_gradient(x_RV, column_R1) for x_RV, column_R1 in blocks]).sum()
     return loss, x_NV if x_NV is logits_NV else logits_NV.copy_(x_NV)
+
+
+def _to_gradient(x_RV: Tensor, column_R1: Tensor) -> Tensor:
+    """Overwrite a block of logits by its gradient; the block's loss."""
+    x_RV.sub_(x_RV.amax(dim=-1, keepdim=True))
+    at_label_R1 = x_RV.gather(-1, column_R1)
+    sums_R1 = x_RV.exp_().sum(dim=-1, keepdim=True)
+    x_RV.div_(sums_R1)
+    x_RV.scatter_add_(-1, column_R1, x_RV.new_full((), -1.0).expand(column_R1.shape))
+    return (sums_R1.log() - at_label_R1).sum()
 
 
 def chunked_cross_entropy(
