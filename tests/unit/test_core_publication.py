@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from forking import break_call, fork, kill_after, kill_self, wait
+from promises import Figure
 from skips import needs_posix, needs_tool
 from wenlu.core import publication
 from wenlu.core.errors import CheckpointError, DataError, RunError, WenluError
@@ -302,7 +303,8 @@ def test_order_of_system_calls(tmp_path: Path) -> None:
 # ---- damage ----
 
 
-def test_every_flipped_bit_is_found_and_named(published: Path) -> None:
+@pytest.mark.promise("T9")
+def test_every_flipped_bit_is_found_and_named(published: Path, figure: Figure) -> None:
     chance = random.Random(3)
     names = [*CONTENT, MANIFEST]
     for _ in range(200):
@@ -321,6 +323,7 @@ def test_every_flipped_bit_is_found_and_named(published: Path) -> None:
             assert hashlib.sha256(damaged).hexdigest() in message
         path.write_bytes(whole)
     verify(published)
+    figure("200 flips in a published directory and its manifest: 200 refused, the file and both digests named")
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 8999, 9001])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from forking import fork, wait
+from promises import Figure, Lane
 from skips import needs_posix
 from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
 from wenlu.data.store import SPLITS
@@ -95,11 +96,13 @@ def test_read_equals_the_map(store: Store) -> None:
     assert tokens.read(5, 5).tolist() == []
 
 
-def test_every_flipped_bit_is_found(store: Store, tmp_path: Path) -> None:
+@pytest.mark.promise("T9")
+def test_every_flipped_bit_is_found(store: Store, tmp_path: Path, lane: Lane, figure: Figure) -> None:
     shutil.copytree(store.path, tmp_path / "store")
     draw = random.Random(1)
     names = [name for name, content in files_of(store.path).items() if content]
-    for trial in range(120):
+    flips = lane(ci=120, nightly=600)
+    for trial in range(flips):
         name = names[trial % len(names)]
         path = tmp_path / "store" / name
         whole = path.read_bytes()
@@ -111,6 +114,7 @@ def test_every_flipped_bit_is_found(store: Store, tmp_path: Path) -> None:
         assert name in str(caught.value) or name == "MANIFEST.json"
         path.write_bytes(whole)
     Store.open(tmp_path / "store")
+    figure(f"{flips} flips in the {len(names)} files of a store: {flips} refused")
 
 
 @pytest.mark.parametrize("name", ["train.bin", "train.index.safetensors", "store.json", "data.json"])

@@ -157,7 +157,7 @@ def test_an_order_outside_1_to_5_is_refused(order: int) -> None:
 
 def test_too_little_memory_is_said_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     store = TokenStore.from_documents([[1, 2, 3, END]], end_id=END, vocab_size=4)
-    monkeypatch.setattr(ngram, "_available_bytes", lambda: 100)
+    monkeypatch.setattr(ngram, "available_bytes", lambda: 100)
     with pytest.raises(RunError, match="more memory"):
         fit(store, order=2, vocab_size=4, end_id=END)
 

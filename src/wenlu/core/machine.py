@@ -61,6 +61,18 @@ def memory() -> Memory:
     return Memory(total, min((limit for limit, _ in limits), default=None), min(available, default=None))
 
 
+def available_bytes() -> int | None:
+    """What this process may still take: free memory, or what its own limit (``ulimit -v``) leaves, if that is less."""
+    left = [memory().free]
+    used = _fields(_PROC / "self" / "status").get("VmSize")
+    if used is not None:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        left.append(None if limit == resource.RLIM_INFINITY else max(0, limit - used))
+    return min((value for value in left if value is not None), default=None)
+
+
 def allowed_cores() -> int:
     """Processor cores that this process may use; all of them where the system does not say (macOS, Windows)."""
     if sys.platform == "linux":

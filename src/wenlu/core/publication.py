@@ -273,7 +273,7 @@ def _verify_file(path: Path, expected: FileRecord, *, strict: bool) -> None:
     if found == expected:
         return
     if not strict and path.suffix in TEXT_SUFFIXES:
-        warn("core.file_edited", path=path)
+        warn("core.file_edited", path=path, expected=expected.sha256, found=found.sha256)
         return
     raise CheckpointError(
         "core.digest_mismatch",

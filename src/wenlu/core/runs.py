@@ -161,10 +161,9 @@ class Run:
         path = self.path / "log.jsonl"
         if not path.exists():
             return []
-        lines = path.read_bytes().split(b"\n")[:-1]
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
+            return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        except (ValueError, OSError) as error:
             raise CheckpointError("core.log_damaged", path=path, detail=error) from error
 
     def cut_log(self, step: int) -> None:
@@ -175,6 +174,9 @@ class Run:
             for record in self.read_log()
             if _step_of(record) <= step and record.get("event") != "final_evaluation"
         ]
+        last = max((_step_of(record) for record in kept), default=0)
+        if last < step:
+            warn("core.log_short", path=self.path / "log.jsonl", last=last, step=step)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         write_file_atomically(self.path / "log.jsonl", text)
 
@@ -237,9 +239,11 @@ class Run:
                 raise ValueError(type(record).__name__)
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             warn("core.json_damaged", path=path, detail=error)
             return {}
+        except OSError as error:
+            raise storage_error(error, path) from error
         return record
 
 

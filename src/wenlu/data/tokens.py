@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from wenlu.core import runs
-from wenlu.core.errors import CheckpointError, DataError
+from wenlu.core.errors import CheckpointError, DataError, RunError
 from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, warn
+from wenlu.core.machine import available_bytes
 from wenlu.core.publication import storage_error, sweep
 from wenlu.core.settings import changed, unused_setting
 from wenlu.data import splitting
@@ -39,6 +40,7 @@ __all__ = ["SPLITS", "PackSettings", "Split", "Store", "TokenStore", "build_stor
 CONVERSION = 1
 """To be raised when the same files and settings give other documents or tokens than before."""
 
+_LEAST_BYTES = 512 << 20  # enough to train a tokenizer on as much text as it reads
 _HELD_OUT_NAMES = ("dev.", "valid.", "validation.", "test.", "eval.")
 _RUNNING_TEXT = ("txt", "text", "md", "markdown")
 
@@ -70,10 +72,12 @@ def build_store(
 
     Raises:
         DataError: see ``read_documents``; ``data.empty_corpus``; ``core.target_exists`` unless ``replace``.
-        RunError: ``core.run_locked`` at once, when another process makes the same store, not in the cache.
+        RunError: ``core.run_locked`` at once, when another process makes the same store, not in the cache;
+            ``data.memory``.
         SettingsError: a changed setting that nothing reads.
     """
     _check_settings(settings, tokenizer, tokenizer_settings)
+    _refuse_without_memory()
     if target.exists() and not replace:
         raise DataError("core.target_exists", path=target)
     report = Report()
@@ -98,6 +102,17 @@ def build_store(
             replace=replace,
         )
     return Store.open(target, verify=False)
+
+
+def _refuse_without_memory() -> None:
+    """Look before the work: the library of the tokenizers ends the whole process where it gets no memory.
+
+    Raises:
+        RunError: ``data.memory``.
+    """
+    available = available_bytes()
+    if available is not None and available < _LEAST_BYTES:
+        raise RunError("data.memory", needed=_LEAST_BYTES / 1e6, available=available / 1e6)
 
 
 def prepared_store(

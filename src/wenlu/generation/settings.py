@@ -213,7 +213,7 @@ def load(directory: Path) -> GenerationSettings:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return GenerationSettings()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError("generation.bad_file", where=str(path), found=str(error)) from error
     if not isinstance(record, dict):
         raise CheckpointError("generation.bad_file", where=str(path), found=type(record).__name__)

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import RunError, SettingsError
 from wenlu.core.log import notice, progress, warn
+from wenlu.core.machine import available_bytes
 from wenlu.models import kneser_ney
 from wenlu.models.boundaries import document_starts
 from wenlu.models.config import Cache
@@ -298,7 +298,7 @@ def fit(source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id:
         raise SettingsError("ngram.order", order=order, largest=MAX_ORDER)
     started = time.monotonic()
     num_tokens = int(source.bounds[-1])
-    needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, _available_bytes()
+    needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, available_bytes()
     if available is not None and needed > available:
         raise RunError("ngram.memory", tokens=num_tokens, needed=needed / 1e9, available=available / 1e9)
     levels, discounts = [], []
@@ -344,12 +344,3 @@ def _sums(values: Tensor, bounds: Tensor) -> Tensor:
     total = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
     torch.cumsum(values.double(), 0, out=total[1:])
     return total[bounds[1:]] - total[bounds[:-1]]
-
-
-def _available_bytes() -> int | None:
-    """Memory that the machine can still give (Linux), None where nobody says."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
