@@ -142,7 +142,7 @@ def stream(
                 logits_BV = logits_BV.expand(len(running), -1)
             forbidden = early if position < settings.min_new_tokens else always
             ids_B = sampler.choose(logits_BV, sequences=running, position=position, forbidden=forbidden)
-            log_probs_B = logits_BV.log_softmax(dim=-1).gather(-1, ids_B[:, None])[:, 0]
+            log_probs = logits_BV.log_softmax(dim=-1).gather(-1, ids_B[:, None])[:, 0].tolist()
             going = []
             for row, (number, token_id) in enumerate(zip(running, ids_B.tolist(), strict=True)):
                 reason: FinishReason | None = None
@@ -154,14 +154,15 @@ def stream(
                     reason = "length"
                 else:
                     going.append(row)
-                yield Step(number, token_id, float(log_probs_B[row]), reason)
+                yield Step(number, token_id, log_probs[row], reason)
             if not going:
                 return
-            kept_rows = torch.tensor(going, device=device)
             if len(going) < len(running):
+                kept_rows = torch.tensor(going, device=device)
                 cache.reorder(kept_rows)
                 running = [running[row] for row in going]
-            inputs_BS = ids_B[kept_rows][:, None]
+                ids_B = ids_B[kept_rows]
+            inputs_BS = ids_B[:, None]
     finally:
         module.train(was_training)
 
@@ -189,7 +190,7 @@ def generate(
     return sequences
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _next_logits(model: LanguageModel, inputs_BS: Tensor, cache: Cache, *, position: int) -> Tensor:
     """Logits (B, V) after the last of the new tokens; only there is the vocabulary-sized output computed."""
     logits_BV = model.logits(model.hidden(inputs_BS, cache=cache)[:, -1]).float()
