@@ -75,15 +75,18 @@ def machine(settings: TrainSettings) -> Iterator[None]:
     that it cannot repeat exactly, and cuBLAS needs the variable set before its first product.
     """
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = torch._C._get_deterministic_fill_uninitialized_memory()
     torch.set_num_threads(settings.threads)
     if settings.device == "cuda" and settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch._C._set_deterministic_fill_uninitialized_memory(False)  # nothing here reads memory before it is written
     try:
         yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
+        torch._C._set_deterministic_fill_uninitialized_memory(fill)
 
 
 @contextlib.contextmanager
