@@ -59,6 +59,19 @@ def test_top_p_sees_an_unsorted_distribution() -> None:
     assert kept(keep_top_p(torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log(), 0.7)) == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "p", "expected"),
+    [([0.2] * 5, 0.5, [0, 1, 2]), ([0.1, 0.3, 0.3, 0.3], 0.5, [1, 2]), ([0.25, 0.1, 0.4, 0.25], 0.5, [0, 2])],
+)
+def test_top_p_keeps_the_smaller_ids_of_ties(probabilities: list[float], p: float, expected: list[int]) -> None:
+    alone = torch.tensor([probabilities]).log()
+    assert kept(keep_top_p(alone, p)) == expected
+    distinct = torch.arange(len(probabilities), dtype=torch.float32)[None]
+    both = keep_top_p(torch.cat([distinct, alone]), p)
+    assert kept(both[1:]) == expected
+    assert torch.equal(both[:1], keep_top_p(distinct, p))
+
+
 @pytest.mark.parametrize(("p", "expected"), [(0.01, [0, 1, 2, 3]), (0.25, [0, 1, 2]), (0.4, [0, 1]), (1.0, [0])])
 def test_min_p_compares_with_the_most_probable(p: float, expected: list[int]) -> None:
     assert kept(keep_min_p(LOGITS, p)) == expected

@@ -83,6 +83,18 @@ def test_documents_are_isolated_across_pieces(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+def test_documents_may_begin_after_a_plain_start(kind: str) -> None:
+    model, input_ids = make_model(kind), tokens(2)
+    document_ids = torch.zeros_like(input_ids)
+    document_ids[0, 9:], document_ids[1, 20:] = 1, 1
+    cache = model.new_cache(2, 40)
+    found = [model(input_ids[:, :5], cache=cache), model(input_ids[:, 5:6], cache=cache)]
+    found.append(model(input_ids[:, 6:25], document_ids=document_ids[:, 6:25], cache=cache))
+    found += [model(input_ids[:, i : i + 1], cache=cache) for i in range(25, 36)]
+    close(torch.cat(found, dim=1), model(input_ids, document_ids=document_ids))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_reorder_and_truncate(kind: str) -> None:
     model, input_ids = make_model(kind), tokens(2)
     cache = model.new_cache(2, 40)

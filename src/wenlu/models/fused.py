@@ -20,6 +20,8 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean of x^2 over the last dimension + eps), times the weight (Zhang and Sennrich 2019)."""
     if _best_by_torch(x):
         return F.rms_norm(x, weight_D.shape, weight_D.to(x.dtype), eps)
+    if not torch.is_grad_enabled():  # an autograd function's own overhead is that of the norm of a token
+        return _normed(x, weight_D, eps)[0]
     return cast(Callable[..., Tensor], _RMSNorm.apply)(x, weight_D, eps)
 
 
@@ -28,6 +30,8 @@ def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if _best_by_torch(x):
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    if not torch.is_grad_enabled():
+        return _turned(x, cos, sin, sign=1)
     return cast(Callable[..., Tensor], _RotateHalves.apply)(x, cos, sin)
 
 
@@ -35,13 +39,18 @@ def _best_by_torch(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
 
 
+def _normed(x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm's output, and what it multiplied x by."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (x * inverse).mul_(weight_D), inverse
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        output, inverse = _normed(x, weight_D, eps)
         ctx.save_for_backward(x, weight_D, inverse)
-        output: Tensor = (x * inverse).mul_(weight_D)
         return output
 
     @staticmethod
