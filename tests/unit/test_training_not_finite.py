@@ -255,6 +255,7 @@ def test_the_step_is_replayed(
     [good] = [line for line in log_of(tmp_path / "run", "step") if line["step"] == wrong - 1]
     before = replay_step(tmp_path / "run", wrong - 1, store=store)
     assert before.is_finite and before.loss == good["loss"], "the same bits as in the log"
+    assert before.gradient_norm == good["gradient_norm"]
     norm = sum(float(value) ** 2 for value in before.gradient_norms.values()) ** 0.5
     assert norm == pytest.approx(good["gradient_norm"], rel=1e-5)
     for beyond in (0, STEPS + 1):
@@ -312,3 +313,5 @@ def test_a_rate_that_blows_up_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError):
         train_run(settings, tmp_path / "run", store=tiny_store(tmp_path / "corpus"))
     count_published(tmp_path / "run")
+    [report] = reports(tmp_path / "run")
+    assert not report["is_finite"]

@@ -51,14 +51,16 @@ class Inspection:
     """A step that was taken once more, without an update. Numbers that are not finite are written by name.
 
     ``terms`` are the micro-batches' shares of the step's loss, with dropout as in the run; ``documents`` their mean
-    losses a token, without dropout. ``gradient_norms`` are by the role of the parameters, before clipping. The other
-    lists name what is not finite: ``modules`` (their outputs) and ``parameters`` (their gradients) in the order in
-    which they became so, ``held`` what was so before the step began: weights, optimizer's and carried state.
+    losses a token, without dropout. ``gradient_norm`` is the run's, before clipping, which overflows before a gradient
+    does; ``gradient_norms`` are by the role of the parameters, summed in float64. The other lists name what is not
+    finite: ``modules`` (their outputs) and ``parameters`` (their gradients) in the order in which they became so,
+    ``held`` what was so before the step began: weights, optimizer's and carried state.
     """
 
     step: int
     loss: float | str
     terms: dict[int, dict[str, float | str]]
+    gradient_norm: float | str
     gradient_norms: dict[str, float | str]
     held: list[str]
     modules: list[str]
@@ -68,7 +70,8 @@ class Inspection:
     @property
     def is_finite(self) -> bool:
         """Whether nothing was found."""
-        return not (self.held or self.modules or self.parameters or self.wrong_batches)
+        wrong = self.held or self.modules or self.parameters or self.wrong_batches
+        return not wrong and not isinstance(self.gradient_norm, str)
 
     @property
     def wrong_batches(self) -> list[int]:
@@ -118,7 +121,8 @@ def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -
     try:
         with torch.compiler.set_stance("force_eager"), _watched(trainer.model) as watch:
             means = trainer.backward(list(batches.values()), counts)
-            norms = _gradient_norms(trainer.model)
+            gradients = [p.grad for p in trainer.optimizer.parameters.values() if p.grad is not None]
+            norm, norms = float(nn.utils.get_total_norm(gradients)), _gradient_norms(trainer.model)
             documents = [found for number in batches for found in _documents(trainer, number, loader, decode, before)]
     finally:
         trainer.step = step
@@ -129,6 +133,7 @@ def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -
         step=index + 1,
         loss=written(sum(sum(mean.values()) for mean in means)),
         terms={n: {name: written(v) for name, v in mean.items()} for n, mean in zip(batches, means, strict=True)},
+        gradient_norm=written(norm),
         gradient_norms=norms,
         held=held,
         modules=list(watch.modules),

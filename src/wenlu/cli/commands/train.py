@@ -126,8 +126,9 @@ def _replay(path: Path, step: int, *, allow_inexact: bool) -> int:
     from wenlu.training.verification import replay_step
 
     found = replay_step(path, step, allow_inexact=allow_inexact)
-    norms = ", ".join(f"{role} {_number(norm)}" for role, norm in found.gradient_norms.items())
-    lines = [text("training.replayed", step=step, loss=_number(found.loss), norms=norms)]
+    norms = ", ".join(f"{role} {_number(value)}" for role, value in found.gradient_norms.items())
+    loss, norm = _number(found.loss), _number(found.gradient_norm)
+    lines = [text("training.replayed", step=step, loss=loss, norm=norm, norms=norms)]
     shown = [
         text("training.replay_held", names=", ".join(found.held)) if found.held else "",
         text("training.replay_modules", names=", ".join(found.modules)) if found.modules else "",
