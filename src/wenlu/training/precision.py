@@ -17,6 +17,7 @@ from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.core.log import warn
 from wenlu.core.machine import allowed_cores
 from wenlu.models.device import DeviceName, describe_device, pick_device
+from wenlu.training.allocation import kept_memory
 from wenlu.training.settings import Precision, TrainSettings
 
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def resolve_machine(settings: TrainSettings) -> TrainSettings:
 
 @contextlib.contextmanager
 def machine(settings: TrainSettings) -> Iterator[None]:
-    """Run with the settings' threads and, on CUDA, determinism; restored afterwards.
+    """Run with the settings' threads, memory that is kept and, on CUDA, determinism; restored afterwards.
 
     A processor's kernels are deterministic for one number of threads as they are. On CUDA torch refuses an operation
     that it cannot repeat exactly, and cuBLAS needs the variable set before its first product.
@@ -82,7 +83,8 @@ def machine(settings: TrainSettings) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
         torch._C._set_deterministic_fill_uninitialized_memory(False)  # nothing here reads memory before it is written
     try:
-        yield
+        with kept_memory():
+            yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
