@@ -28,7 +28,7 @@ PROVED_CHARACTERS = 8192
 COMPARED_EVERY = 100
 """Of the documents that the fast encoder encodes, each with such a number is compared with the reference."""
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 19
 _BATCH_DOCUMENTS = 1024
 
 Encode = Callable[[int, list[bytes]], list[IdArray]]

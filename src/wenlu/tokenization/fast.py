@@ -31,7 +31,7 @@ DIFFICULT = (
     "ﬁ ǅ ʰ ª \u1e9e \u0130 \u00ad\u200b\ufeff",
     "a" * 1000 + " " * 1000 + "的" * 1000 + "\n" * 1000 + "🙂" * 100,
 )
-_CACHE_BYTES = 1 << 24
+_CACHE_BYTES = 1 << 25
 """The library keeps about five bytes for a byte of text that it has seen; after so much text it begins anew."""
 _LONGEST_GROUP = 64
 
