@@ -104,3 +104,22 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path, figure: Figure) -> No
         assert re.search("newer|format|not known", str(caught.value))
         assert caught.value.exit_code == 2
     figure(f"{len(NEWER)} kinds of newer files: {len(NEWER)} refused by name")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("hidden_size = 8", "hidden_size = 16"), ('kind = "qwen3"', 'kind = "llama"')]
+)
+def test_a_run_whose_settings_describe_another_model_is_refused(before: str, after: str, tmp_path: Path) -> None:
+    run = copy_run(GOLDEN / NEWEST, "qwen3", tmp_path)
+    text = (run / "run.toml").read_text(encoding="utf-8")
+    assert before in text
+    (run / "run.toml").write_text(text.replace(before, after), encoding="utf-8")
+    state = run / "checkpoints" / "step-00000004" / "state.json"
+    for recorded in (True, False):  # earlier states do not say with which settings they were made
+        if not recorded:
+            text = state.read_text(encoding="utf-8")
+            content = {key: value for key, value in json.loads(text).items() if key != "settings"}
+            edit(state.parent, state.name, text, json.dumps(content))
+        with pytest.raises(WenluError) as caught:
+            resume_run(run, allow_inexact=True)
+        assert caught.value.id == ("training.resume_setting" if recorded else "training.other_model")

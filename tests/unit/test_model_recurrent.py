@@ -151,7 +151,7 @@ def test_a_cache_is_reordered_and_begun_again() -> None:
     torch.testing.assert_close(model(following, cache=cache), expected, atol=1e-6, rtol=1e-5)
     cache.truncate(0)
     torch.testing.assert_close(model(following, cache=cache), model(following))
-    with pytest.raises(AssertionError, match="beginning only"):
+    with pytest.raises(ValueError, match="beginning only"):
         LSTMCache(cache.hidden_LBH, cache.cell_LBH).truncate(1)
 
 

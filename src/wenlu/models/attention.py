@@ -51,7 +51,8 @@ class LayerCache:
 
     def append(self, keys_BKSE: Tensor, values_BKSE: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values; give back all of them (B, K, T, E) as views."""
-        assert not (torch.is_grad_enabled() and keys_BKSE.requires_grad), "a cache is for inference: use torch.no_grad"
+        if torch.is_grad_enabled() and keys_BKSE.requires_grad:
+            raise RuntimeError("a cache is for inference: use torch.no_grad")
         if self.keys_BKTE is None or self.values_BKTE is None:
             B, K, _, E = keys_BKSE.shape
             self.keys_BKTE = keys_BKSE.new_empty(B, K, self.max_length, E)
@@ -149,7 +150,8 @@ def place(
     """Find where the tokens of a call stand: positions within their documents, and the keys they see."""
     documents_BS = document_ids
     if mask is not None:
-        assert mask.shape == input_ids_BS.shape, f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}"
+        if mask.shape != input_ids_BS.shape:
+            raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}")
         documents_BS = torch.where(mask, 0 if document_ids is None else document_ids, -1)
     S = input_ids_BS.shape[1]
     if cache is not None:

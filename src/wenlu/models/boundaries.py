@@ -31,6 +31,7 @@ def document_starts(
     if document_ids is not None:
         starts_BS[:, 1:] |= document_ids[:, 1:] != document_ids[:, :-1]
     if mask is not None:
-        assert mask.shape == input_ids_BS.shape, "a left-to-right model takes a padding mask (B, S) only"
+        if mask.shape != input_ids_BS.shape:
+            raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}: only padding (B, S)")
         starts_BS[:, 1:] |= mask[:, 1:] & ~mask[:, :-1]
     return starts_BS

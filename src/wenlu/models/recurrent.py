@@ -59,7 +59,8 @@ class LSTMCache:
 
     def truncate(self, length: int) -> None:
         """Forget all slots from ``length`` on: nothing to do, or everything; a state has no way back to between."""
-        assert length in (0, self.length), "an LSTM state goes back to its beginning only"
+        if length not in (0, self.length):
+            raise ValueError("an LSTM state goes back to its beginning only")
         if length == 0:
             self.hidden_LBH, self.cell_LBH = torch.zeros_like(self.hidden_LBH), torch.zeros_like(self.cell_LBH)
         self.length = length

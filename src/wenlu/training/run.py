@@ -176,7 +176,7 @@ def restore(trainer: Trainer, checkpoint: Path, *, data: str, settings: RunSetti
     if state.data != data:
         raise DataError("training.data_changed", then=state.data, now=data)
     check_environment(state.environment, environment(trainer.device), allow_inexact=allow_inexact)
-    copy_weights(load_model(checkpoint), trainer.model)
+    copy_weights(load_model(checkpoint), trainer.model, path=checkpoint)
     load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
     trainer.step, trainer.skipped_in_a_row = state.step, state.skipped_in_a_row
     return state

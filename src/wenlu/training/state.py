@@ -109,11 +109,23 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
             raise NotFiniteError("training.weights_not_finite", tensor=name, step=step)
 
 
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy weights between two models of one shape into the memory that the target has."""
+def copy_weights(source: nn.Module, target: nn.Module, *, path: Path) -> None:
+    """Copy the weights of a checkpoint into the memory that a model has.
+
+    Raises:
+        CheckpointError: ``training.other_model`` when the checkpoint is of a model of another shape.
+    """
     with torch.no_grad():
         theirs = dict(source.named_parameters()) | dict(source.named_buffers())
         mine = dict(target.named_parameters()) | dict(target.named_buffers())
-        assert theirs.keys() == mine.keys(), "the models differ"
+        differing = [name for name in sorted(theirs.keys() | mine.keys()) if _shape(theirs, name) != _shape(mine, name)]
+        if differing:
+            raise CheckpointError(
+                "training.other_model", path=path, names=", ".join(differing[:5]), count=len(differing)
+            )
         for name, tensor in mine.items():
             tensor.copy_(theirs[name])
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None
