@@ -238,7 +238,8 @@ def test_a_run_of_one_character_is_packed_in_linear_time(tmp_path: Path, lane: L
     for length in (lane(ci=100_000, nightly=1_000_000), lane(ci=1_000_000, nightly=10_000_000)):
         text = "x" + RUNS[name] * length + "x"
         (tmp_path / f"{length}.txt").write_text(text, encoding="utf-8")
-        settings = DataSettings((str(tmp_path / f"{length}.txt"),), validation_fraction=0.0, cleaning="none")
+        whole = {"cleaning": "none", "maximum_characters": len(text), "validation_fraction": 0.0}
+        settings = DataSettings((str(tmp_path / f"{length}.txt"),), **whole)  # type: ignore[arg-type]
         started = time.process_time()
         store = build_store(tmp_path / str(length), settings, tokenizer_settings=SMALL)
         rates.append((time.process_time() - started) / len(text.encode()) * 1e6)

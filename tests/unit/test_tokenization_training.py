@@ -60,6 +60,14 @@ def test_one_huge_text_is_thinned_in_chunks() -> None:
     assert all(len(chunk) <= training.CHUNK_CHARACTERS for chunk in sample.chunks())
 
 
+def test_thinning_equal_texts_leaves_one() -> None:
+    sample = Sample(40_000)
+    for number in range(3):
+        sample.add("的" * 100_000, where=str(number))
+    assert sample.seen_bytes == 900_000 and 0 < sample.kept_bytes <= 49_152
+    assert set("".join(sample.chunks())) == {"的"}
+
+
 def test_thinning_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="wenlu"):
         Tokenizer.train(

@@ -111,7 +111,8 @@ class Sample:
         self.kept_bytes += len(data)
         while self.kept_bytes > self.max_bytes and len(self._chunks) > 1:
             self._limit //= 2
-            self._chunks = [entry for entry in self._chunks if entry[0] < self._limit]
+            kept = [entry for entry in self._chunks if entry[0] < self._limit]
+            self._chunks = kept or [min(self._chunks)]  # equal chunks would all go at once
             self.kept_bytes = sum(size for _, size, _ in self._chunks)
 
 
