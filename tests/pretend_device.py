@@ -60,9 +60,10 @@ class Pretending(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Pretending:
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=DEVICE
-        )
+        with torch.inference_mode(False):  # where a view needs a base of its own kind
+            made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=DEVICE
+            )
         made.inner = inner
         return made
 
