@@ -14,7 +14,6 @@ B windows, S slots of the longest of them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,8 +31,10 @@ from wenlu.models.config import LanguageModel
 from wenlu.models.device import device_of
 
 IGNORE_INDEX = -100
+# A processor is busy with few slots, and rows of like length waste fewer; what more of them compute is new memory.
+SLOTS_PER_BATCH_ON_CPU = 1024
 SLOTS_PER_BATCH = 4096
-_BATCHES_AT_ONCE = 16
+_SLOTS_AT_ONCE = 65536
 
 Floats = npt.NDArray[np.float64]
 
@@ -106,12 +107,12 @@ def token_log_probs(
     *,
     end_id: int,
     windows: Windows,
-    slots_per_batch: int = SLOTS_PER_BATCH,
+    slots_per_batch: int | None = None,
 ) -> Iterator[Floats]:
     """Natural-log probability of every token of each document, document by document.
 
-    Documents are gathered until they fill some batches, and windows of like length are read together; how many are read
-    together changes results by rounding only. The model is left in the mode it was in.
+    Documents are gathered until they fill some batches, and windows of like length are read together; how many (by
+    default what suits the device) changes results by rounding only. The model is left in the mode it was in.
 
     Raises:
         RequestError: ``evaluation.context_too_long``.
@@ -120,9 +121,11 @@ def token_log_probs(
     check_context(model, windows)
     module = cast(nn.Module, model)
     device = device_of(module)
+    if slots_per_batch is None:
+        slots_per_batch = SLOTS_PER_BATCH_ON_CPU if device.type == "cpu" else SLOTS_PER_BATCH
     was_training = module.training
     try:
-        for group in _groups(documents, _BATCHES_AT_ONCE * slots_per_batch):
+        for group in _groups(documents, max(_SLOTS_AT_ONCE, slots_per_batch)):
             if module.training:  # the walk over all modules is as long as the scoring of a short text
                 module.eval()
             results = [np.zeros(len(document.ids)) for document in group]
@@ -144,7 +147,7 @@ def score_documents(
     *,
     end_id: int,
     windows: Windows,
-    slots_per_batch: int = SLOTS_PER_BATCH,
+    slots_per_batch: int | None = None,
 ) -> Iterator[DocumentScore]:
     """The sums of each document, in order, streamed; arguments and errors as for ``token_log_probs``."""
     waiting: list[TokenizedDocument] = []
