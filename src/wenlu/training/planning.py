@@ -5,18 +5,22 @@ Formulas explain the parts, a trial measures the whole; where the two disagree t
 
 from __future__ import annotations
 
+import contextlib
 import math
-import tempfile
+import os
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 
 from wenlu.core import machine
 from wenlu.core.errors import SettingsError
+from wenlu.core.publication import sweep
 from wenlu.core.settings import Resolved, to_toml
 from wenlu.data.settings import DataSettings
 from wenlu.models.build import build_model
@@ -29,6 +33,7 @@ from wenlu.training.preparation import absolute_paths, one_length, refuse_unread
 from wenlu.training.settings import RunSettings
 from wenlu.training.trial import Corpus, Trial, look_at_corpus, start_trial
 
+_SCRATCH = "wenlu-plan"
 _ROOM = 4  # times the size of a checkpoint must be free on the disk for the trial to write one
 
 
@@ -95,8 +100,7 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
     resolved = resolve_for_machine(one_length(absolute_paths(resolved)))
     settings, train = resolved.value, resolved.value.train
     free = machine.memory().free if train.device == "cpu" else torch.cuda.mem_get_info()[0]
-    with tempfile.TemporaryDirectory(dir=machine.nearest_folder(target), prefix=".wenlu-plan-") as scratch:
-        folder = Path(scratch)
+    with _scratch(machine.nearest_folder(target)) as folder:
         corpus, sample = look_at_corpus(settings, folder)
         with torch.device("meta"):
             sizes = {"vocab_size": corpus.vocab_size, "sequence_length": train.sequence_length}
@@ -105,25 +109,17 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
         trial: Trial | None = None
         failure: str | None = "memory"
         if free is None or parts.peak(accumulation=train.accumulation) <= free:
-            data = settings.data if sample is None else DataSettings(paths=(str(sample),))
-            (folder / "run.toml").write_text(to_toml(Resolved(replace(settings, data=data), {})), encoding="utf-8")
-            disk_free = machine.disk(folder).free_bytes
-            save = disk_free is None or disk_free > _ROOM * (parts.weights + parts.optimizer)
-            stand_in = corpus.vocab_size if sample is None and corpus.source != "prepared" else 0
-            trial, failure = start_trial(folder, trial_command, stand_in=stand_in, save=save)
+            trial, failure = _try(settings, corpus, parts, folder, sample, trial_command)
     if trial is not None and trial.libraries_bytes is not None:
         parts = replace(parts, libraries=trial.libraries_bytes)
     formula = parts.peak(accumulation=train.accumulation)
     peak = trial.peak_bytes if trial and trial.peak_bytes else formula
-    shapes, parameters = dict(model.named_parameters()), Counter[Role]()
-    for name, role in parameter_roles(model).items():
-        parameters[role] += shapes[name].numel()
     statistics = cast(LanguageModel, model).statistics(sequence_length=train.sequence_length)
     steps = _steps(settings, corpus, trial)
     return Plan(
         settings=settings,
         corpus=corpus,
-        parameters=dict(parameters),
+        parameters=_parameters(model),
         flops_per_token=statistics.forward_flops_per_token + statistics.backward_flops_per_token,
         parts=parts,
         trial=trial,
@@ -137,6 +133,38 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
         formula_bytes=formula,
         largest_batch=None if free is None else parts.largest_batch(free, peak, train.batch_size),
     )
+
+
+def _try(
+    settings: RunSettings, corpus: Corpus, parts: MemoryParts, folder: Path, sample: Path | None, command: Sequence[str]
+) -> tuple[Trial | None, str | None]:
+    """The trial with the corpus, a sample of it, or random tokens; a checkpoint is written where the disk has room."""
+    data = settings.data if sample is None else DataSettings(paths=(str(sample),))
+    (folder / "run.toml").write_text(to_toml(Resolved(replace(settings, data=data), {})), encoding="utf-8")
+    free = machine.disk(folder).free_bytes
+    save = free is None or free > _ROOM * (parts.weights + parts.optimizer)
+    stand_in = corpus.vocab_size if sample is None and corpus.source != "prepared" else 0
+    return start_trial(folder, command, stand_in=stand_in, save=save)
+
+
+def _parameters(model: nn.Module) -> dict[Role, int]:
+    """The number of parameters of each role; a tied output matrix counts once, as embedding."""
+    shapes, counts = dict(model.named_parameters()), Counter[Role]()
+    for name, role in parameter_roles(model).items():
+        counts[role] += shapes[name].numel()
+    return dict(counts)
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder for the trial, on the disk of the run; what a killed plan left there is removed first."""
+    sweep(parent, _SCRATCH.__eq__)
+    folder = parent / f".{_SCRATCH}.tmp-{os.getpid()}"
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _steps(settings: RunSettings, corpus: Corpus, trial: Trial | None) -> int | None:

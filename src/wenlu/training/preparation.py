@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from torch import nn
 
 from wenlu.core import plugins
@@ -24,6 +24,7 @@ from wenlu.models.config import LanguageModel
 from wenlu.models.device import describe_device, pick_device
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
+from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
 from wenlu.training.duration import Duration, Pace
 from wenlu.training.memory import warn_if_short
 from wenlu.training.optimizers import Optimizer, parameter_roles
@@ -38,6 +39,7 @@ _LEAST_MEASURED_STEPS = 10
 _LEAST_MEASURED_SECONDS = 2.0
 _MEASURED_SHARE = 0.04
 _MOST_MEASURED_SECONDS = 10.0
+_MANY_STEPS = 200  # fewer are not measured for whether compiling repays
 _RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
 
@@ -69,8 +71,7 @@ class Prepared:
         s = self.settings
         model = self.model if model is None else model
         if s.train.compile:
-            compiled = cast(Any, model)  # hidden is a method: an attribute of the instance hides it
-            compiled.hidden = torch.compile(compiled.hidden)
+            compile_layers(model)
         optimizer = Optimizer(model, s.optimizer, newton_schulz_dtype=newton_schulz_dtype(s.train.precision))
         schedule = Schedule.of(s.schedule, pace=self.pace)
         carried = new_carried(model, s)
@@ -198,10 +199,11 @@ def check_windows(settings: RunSettings, max_positions: int | None) -> None:
 
 
 def decide_steps(prepared: Prepared) -> None:
-    """Fix the number of steps: as given, or from the budget, which they replace; a time needs a measured speed.
+    """Fix whether to compile, and the number of steps: as given, or from the budget; a time needs a measured speed.
 
     The speed is measured on a copy of the model that is thrown away, so that it leaves no trace in the run.
     """
+    _decide_compilation(prepared)
     train = prepared.settings.train
     if train.steps is not None:
         return
@@ -218,6 +220,30 @@ def decide_steps(prepared: Prepared) -> None:
         origin = f"budget {budget}"
         notice("training.length", length=str(budget), steps=steps)
     prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps, budget=None))
+
+
+def _decide_compilation(prepared: Prepared) -> None:
+    """Fix ``train.compile``. Only a long run is measured for it."""
+    train = prepared.settings.train
+    if train.compile is not None:
+        return
+    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    steps = train.steps
+    if steps is None and budget.unit != "seconds":
+        steps = budget.steps(replace(prepared.pace, total_steps=None))
+    compiled = False
+    if may_compile(prepared.model) and (budget.value >= REPAYING_SECONDS if steps is None else steps >= _MANY_STEPS):
+
+        def measure(compile: bool) -> float:
+            resolved = _with(prepared.resolved, "train.compile", "trial", train=replace(train, compile=compile))
+            return measure_seconds_per_step(replace(prepared, resolved=resolved), 0.0)
+
+        seconds = measure(False)
+        expected = budget.value if steps is None else steps * seconds
+        compiled = repays(expected, measure, seconds_per_step=seconds)
+    prepared.resolved = _with(
+        prepared.resolved, "train.compile", "what repays here", train=replace(train, compile=compiled)
+    )
 
 
 def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
@@ -271,6 +297,10 @@ def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings
     before = resolved.value.train
     kind = resolved.value.model.kind
     because = Notice("training.because", {"setting": "model.kind", "value": kind})
+    if kind in RECURRENT_KINDS:
+        # Documents cut windows into pieces of every length, for each of which oneDNN compiles and keeps kernels: the
+        # process grew by 8 MB a step. It reads this once, before its first kernel; compiling anew takes 2 % longer.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     train = resolve_machine(before)
     if train.layout == "auto":
         train = replace(train, layout="stream" if kind in RECURRENT_KINDS else "packed")
