@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,9 +19,10 @@ TOOLS = {
     "cc": "compiles models with torch.compile",
 }
 POSIX = "needs processes and signals of POSIX"
+MOUNT = "the system does not let this user mount a small disk of his own"
 CUDA = "needs a CUDA device"
 
-REASONS = {TEST_DATA, POSIX, CUDA, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
+REASONS = {TEST_DATA, POSIX, MOUNT, CUDA, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
 
 
 def needs_test_data(*parts: str) -> Path:
@@ -47,6 +49,11 @@ def needs_posix() -> None:
     """Skip on Windows."""
     if sys.platform == "win32":
         pytest.skip(POSIX)
+
+
+def cannot_mount() -> NoReturn:
+    """Skip: there are neither user namespaces nor the rights of root."""
+    pytest.skip(MOUNT)
 
 
 def needs_cuda() -> None:

@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from wenlu.core.errors import EXIT_SIGINT, EXIT_SIGTERM, Terminated
 from wenlu.core.settings import Resolved, load
 from wenlu.data.store import Store, TokenStore
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
@@ -91,9 +92,13 @@ def losses(run: Path) -> list[tuple[int, str]]:
 
 
 class Lives:
-    """Talks to the server: each call is one life of a trainer in a process of its own."""
+    """Talks to the server: each call is one life of a trainer in a process of its own.
+
+    ``seconds`` are those of the last life: from its last signal, or else from its start, to its end.
+    """
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WENLU_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -110,7 +115,7 @@ class Lives:
     ) -> int:
         """Train ``run``, or resume it when it is there; the exit code, negative for a signal.
 
-        With ``lines``, send ``signals`` ``delay`` seconds after the log has that many lines.
+        With ``lines``, send ``signals`` ``delay`` seconds after the log has that many lines; 0 are there at the start.
         """
         request = {
             "run": str(run),
@@ -121,7 +126,8 @@ class Lives:
         }
         assert self._server.stdin is not None and self._server.stdout is not None
         print(json.dumps(request), file=self._server.stdin, flush=True)
-        return int(self._server.stdout.readline())
+        code, self.seconds = json.loads(self._server.stdout.readline())
+        return int(code)
 
     def close(self) -> None:
         """End the server."""
@@ -137,38 +143,48 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             os._exit(_life(request))
+        started = time.monotonic()
         if request["lines"] is not None:
-            _disturb(child, request)
+            started = _disturb(child, request)
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
 
 
 def _life(request: Mapping[str, object]) -> int:
     run = Path(str(request["run"]))
     sys.stdout = sys.stderr
     signal.alarm(120)  # a trainer that hangs fails its test
+    signal.signal(signal.SIGTERM, _terminate)  # as the command line does
     try:
         store = tiny_store(run.parent / "corpus")
         if (run / "run.toml").is_file():
             return resume_run(run, evaluate=tiny_evaluate, store=store).exit_code
         settings = tiny_settings(*cast(list[str], request["settings"]))
         return train_run(settings, run, evaluate=tiny_evaluate, store=store).exit_code
+    except KeyboardInterrupt as stop:
+        return EXIT_SIGTERM if isinstance(stop, Terminated) else EXIT_SIGINT
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 99)
 
 
-def _disturb(child: int, request: Mapping[str, object]) -> None:
-    """Wait until the child's log is long enough, then send it the signals."""
-    log = Path(str(request["run"])) / "log.jsonl"
-    while not log.is_file() or log.read_bytes().count(b"\n") < cast(int, request["lines"]):
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _disturb(child: int, request: Mapping[str, object]) -> float:
+    """Wait until the child's log is long enough, then send it the signals; when the last one was sent."""
+    log, lines, sent = Path(str(request["run"])) / "log.jsonl", cast(int, request["lines"]), time.monotonic()
+    while lines and (not log.is_file() or log.read_bytes().count(b"\n") < lines):
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return
+            return sent
         time.sleep(0.0005)
     time.sleep(cast(float, request["delay"]))
-    for number in cast(list[int], request["signals"]):
+    for place, number in enumerate(cast(list[int], request["signals"])):
+        time.sleep(0.02 if place else 0)
+        sent = time.monotonic()
         os.kill(child, number)
-        time.sleep(0.02)
+    return sent
 
 
 if __name__ == "__main__":

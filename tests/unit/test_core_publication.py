@@ -183,7 +183,8 @@ def _no_space() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_at_any_call_is_one_error_and_leaves_the_old(tmp_path: Path) -> None:
+@pytest.mark.promise("T3")
+def test_a_full_disk_at_any_call_is_one_error_and_leaves_the_old(tmp_path: Path, figure: Figure) -> None:
     needs_posix()
     target = tmp_path / "target"
     publish(target, writer({"version": b"old"}))
@@ -204,9 +205,11 @@ def test_a_full_disk_at_any_call_is_one_error_and_leaves_the_old(tmp_path: Path)
     assert len(early) > 15
     assert late[-1] > max(early), "after the rename only the last flush may fail, and the new one is whole"
     assert (target / "version").read_bytes() == b"new"
+    figure(f"a full disk at {len(early) + len(late)} calls of a replacement: one error each, the old or the new whole")
 
 
-def test_kill_at_any_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+@pytest.mark.promise("T2")
+def test_kill_at_any_call_leaves_the_old_or_the_new(tmp_path: Path, figure: Figure) -> None:
     needs_posix()
     target = tmp_path / "target"
     publish(target, writer({"version": b"old"}))
@@ -220,8 +223,9 @@ def test_kill_at_any_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         seen.add((target / "version").read_bytes())
         publish(target, writer({"version": b"old"}), replace=True)
 
-    _enumerate(lambda: publish(target, writer({"version": b"new", **CONTENT}), replace=True), kill_self, after)
+    kills = _enumerate(lambda: publish(target, writer({"version": b"new", **CONTENT}), replace=True), kill_self, after)
     assert seen == {b"old", b"new"}
+    figure(f"{kills} calls of a replacement, killed at each: the old or the new is whole")
 
 
 def test_kill_at_random_moments_leaves_whole_directories(tmp_path: Path) -> None:
@@ -273,8 +277,9 @@ def test_write_file_atomically_reports_a_full_disk(tmp_path: Path) -> None:
     _enumerate(lambda: write_file_atomically(path, "new"), _no_space, after)
 
 
-def test_order_of_system_calls(tmp_path: Path) -> None:
-    """T4: data fsync < directory fsync < rename < parent fsync, and the manifest is the last file."""
+@pytest.mark.promise("T4")
+def test_order_of_system_calls(tmp_path: Path, figure: Figure) -> None:
+    """Data fsync < directory fsync < rename < parent fsync, and the manifest is the last file."""
     strace = needs_tool("strace")
     log = tmp_path / "calls"
     target = tmp_path / "target"
@@ -298,6 +303,7 @@ def test_order_of_system_calls(tmp_path: Path) -> None:
         for call in calls
     ]
     assert kinds == ["data", "manifest", "folder", "rename", "parent"]
+    figure(" < ".join(kinds))
 
 
 # ---- damage ----

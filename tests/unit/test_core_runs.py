@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from forking import break_call, fork, kill_self, wait
+from promises import Figure, Lane
 from skips import needs_posix
 from wenlu.core import locking
 from wenlu.core.errors import CheckpointError, RunError
@@ -154,7 +156,8 @@ def test_cut_log_drops_later_steps_and_the_log_goes_on(run: Run) -> None:
 # ---- the lock ----
 
 
-def test_second_writer_is_refused_at_once_and_told_who_writes(run: Run) -> None:
+@pytest.mark.promise("T13")
+def test_second_writer_is_refused_at_once_and_told_who_writes(run: Run, figure: Figure) -> None:
     needs_posix()
     with run.lock():
         holder = run.holder()
@@ -174,6 +177,7 @@ def test_second_writer_is_refused_at_once_and_told_who_writes(run: Run) -> None:
     assert run.holder() is None
     with run.lock():
         pass
+    figure("a second writer is refused in less than 1 s and told which process writes")
 
 
 def test_lock_within_one_process_is_exclusive_too(run: Run) -> None:
@@ -182,7 +186,8 @@ def test_lock_within_one_process_is_exclusive_too(run: Run) -> None:
         pass
 
 
-def test_a_dead_holder_is_taken_over_fifty_times(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.promise("T13")
+def test_a_dead_holder_is_taken_over_fifty_times(run: Run, caplog: pytest.LogCaptureFixture, figure: Figure) -> None:
     needs_posix()
     caplog.set_level("INFO", "wenlu")
 
@@ -203,6 +208,7 @@ def test_a_dead_holder_is_taken_over_fifty_times(run: Run, caplog: pytest.LogCap
     caplog.clear()
     with run.lock():
         assert "died" not in caplog.text
+    figure("a dead holder taken over, and its leftovers removed: 50 of 50")
 
 
 def test_a_lock_is_waited_for_and_leaves_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -329,29 +335,45 @@ def test_retention_keeps_the_newest_the_best_and_the_last_whole_one(run: Run) ->
     assert run.retain(0) == [run.checkpoint_path(step) for step in (1, 5, 6)]
 
 
-def test_retention_under_kill_always_leaves_a_whole_checkpoint(run: Run) -> None:
+@pytest.mark.promise("T8")
+def test_retention_under_kill_always_leaves_a_whole_checkpoint(run: Run, lane: Lane, figure: Figure) -> None:
+    """A kill at every call of every deletion: with the newest whole or damaged, and keeping two, one or none."""
     needs_posix()
+    kills, wanted = 0, lane(ci=40, nightly=200)
+    cases = itertools.cycle(itertools.product((True, False), (2, 1, 0)))
+    while kills < wanted:
+        newest_whole, keep = next(cases)
+        number = 0
+        while kill_in_retention(run, number, keep=keep, newest_whole=newest_whole):
+            number += 1
+            kills += 1
+        assert number > 5
+    figure(f"{kills} kills while old checkpoints were deleted: a whole one there at all times, leftovers removed")
 
-    def retain(number: int) -> int:
-        reached = break_call(number, kill_self)
-        run.retain(1)
-        return 12 if reached() else 0
 
-    kills = 0
-    for number in range(200):
-        for step in (1, 2, 3):
-            if not run.checkpoint_path(step).exists():
-                save(run, step)
-        code = wait(fork(lambda number=number: retain(number)))
-        for checkpoint in run.checkpoints():
+def kill_in_retention(run: Run, number: int, *, keep: int, newest_whole: bool) -> bool:
+    """Kill a deletion at one call and look at what is left; whether it came that far."""
+    for step in range(1, 6):
+        if not run.checkpoint_path(step).exists():
+            save(run, step)
+    if not newest_whole:
+        damage(run.checkpoint_path(5))
+    whole = run.checkpoint_path(5 if newest_whole else 4)
+
+    def retain() -> int:
+        break_call(number, kill_self)
+        run.retain(keep)
+        return 0
+
+    code = wait(fork(retain))
+    assert run.newest_checkpoint() == whole
+    for checkpoint in run.checkpoints():
+        if checkpoint != run.checkpoint_path(5):
             verify(checkpoint)
-        assert run.newest_checkpoint() == run.checkpoint_path(3)
-        with run.lock():
-            assert [path.name for path in (run.path / "checkpoints").iterdir() if path.name.startswith(".")] == []
-        if code == 0:
-            break
-        kills += code == -9
-    assert kills > 5
+    with run.lock():
+        assert [path.name for path in (run.path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+    assert code in (0, -9)
+    return code != 0
 
 
 # ---- which model is meant ----
