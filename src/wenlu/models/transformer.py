@@ -88,16 +88,9 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def forward(self, input_ids_BS: Tensor, positions_BS: Tensor) -> Tensor:
-        """The residual stream's first state.
-
-        Raises:
-            RequestError: ``models.too_long`` when a position lies beyond the learned table.
-        """
+        """The residual stream's first state."""
         x_BSD: Tensor = self.token(input_ids_BS)
         if self.position is not None:
-            length = int(positions_BS.max()) + 1
-            if length > self.position.num_embeddings:
-                raise RequestError("models.too_long", length=length, max_positions=self.position.num_embeddings)
             x_BSD = x_BSD + self.position(positions_BS)
         embedded: Tensor = self.dropout(x_BSD)
         return embedded
@@ -181,6 +174,10 @@ class Transformer(LanguageModelCalls):
         """
         assert cache is None or isinstance(cache, KeyValueCache), "a Transformer needs the cache that it made"
         placement = place(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
+        if self.config.decoder.position == "learned":  # asked here: a question of values would break a compiled stack
+            length = int(placement.positions.max()) + 1
+            if length > self.max_positions:
+                raise RequestError("models.too_long", length=length, max_positions=self.max_positions)
         output: Tensor = self.decoder(input_ids_BS, placement.positions, placement.visible, cache)
         return output
 

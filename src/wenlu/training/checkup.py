@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import torch
 
 from wenlu.core import machine, runs
 from wenlu.core.version import __version__
+from wenlu.training.compilation import find_compiler
 from wenlu.training.precision import GAIN, has_bfloat16
 
 Facts = Mapping[str, Mapping[str, object]]
@@ -56,7 +56,6 @@ def gather_facts() -> dict[str, dict[str, object]]:
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "amx": torch.cpu._is_amx_tile_supported(),
     }
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
     return {
         "processor": {
             "name": name,
@@ -78,7 +77,7 @@ def gather_facts() -> dict[str, dict[str, object]]:
         "runs": _disk(runs.RUNS),
         "home": _disk(runs.wenlu_home()),
         "versions": _versions(),
-        "compiler": {"path": compiler and shutil.which(compiler)},
+        "compiler": {"path": find_compiler()},
         "cuda": _cuda(),
         "surroundings": {
             "WENLU_LANG": os.environ.get("WENLU_LANG"),

@@ -309,6 +309,8 @@ def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings
     if kind in RECURRENT_KINDS:
         if train.attention != "auto":
             raise unused_setting("train.attention", train.attention, because=because)
+        if train.compile:
+            raise unused_setting("train.compile", train.compile, because=because)
     elif train.attention == "auto":
         train = replace(train, attention="sdpa")
     if train.device == "cuda" and before.device == "auto":

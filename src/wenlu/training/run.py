@@ -32,6 +32,7 @@ from wenlu.core.setting_types import leaves
 from wenlu.core.settings import DEFAULT, Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
+from wenlu.training.compilation import uncompiled
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.inspection import reported_steps
@@ -332,7 +333,7 @@ class Consumer:
         settings, store = self.settings.evaluate, self.prepared.store.validation
         context = settings.context or self.settings.train.sequence_length
         self.prepared.model.eval()
-        with self.stop.interrupting():
+        with self.stop.interrupting(), uncompiled(self.settings.train.compile):
             return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
 
     def save(self, step: int) -> None:

@@ -47,7 +47,7 @@ class TrainSettings:
     deterministic: bool = True
     precision: Precision = "auto"
     threads: int = 0
-    compile: bool = False
+    compile: bool | None = None
     layout: Layout = "auto"
     attention: AttentionBackend = "auto"
     num_workers: int = 0
