@@ -33,10 +33,13 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return ["mine.toml", *TINY, "--data", "text.txt"]
 
 
+LARGE = ["train.batch_size=4096", "train.sequence_length=256"]
+
+
 @pytest.fixture
-def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So little free memory that the trial is left out, which makes a plan quick."""
-    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, None, 100_000_000))
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So little free memory that the trial of a large batch is left out, which makes a plan quick."""
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, None, 600_000_000))
 
 
 def test_a_plan_agrees_with_the_run(words: list[object], tmp_path: Path) -> None:
@@ -61,25 +64,31 @@ def test_a_plan_agrees_with_the_run(words: list[object], tmp_path: Path) -> None
     assert seconds["steps"] == pytest.approx(12 * plan["trial"]["seconds_per_step"])
 
 
-def test_a_dry_run_without_data_says_what_it_supposes(no_trial: None, words: list[object], tmp_path: Path) -> None:
-    dry = wenlu("train", "mine.toml", *TRANSFORMER, "tokenizer.vocab_size=1234", "train.batch_size=8", "--dry-run")
+def test_a_dry_run_without_data_says_what_it_supposes(
+    monkeypatch: pytest.MonkeyPatch, words: list[object], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, None, 300_000_000))
+    dry = wenlu("train", "mine.toml", *TRANSFORMER, "tokenizer.vocab_size=1234", "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert "1,234" in dry.stdout and "No data was given" in dry.stdout and "No steps were tried (memory)" in dry.stdout
     assert "does not suffice even for one row" in dry.stdout
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_fails_a_run_that_does_not_fit(no_trial: None, words: list[object]) -> None:
-    assert wenlu("plan", *words).exit_code == 0
-    checked = wenlu("plan", *words, "--check")
+def test_check_fails_a_run_that_does_not_fit(scarce: None, words: list[object]) -> None:
+    assert wenlu("plan", *words, *LARGE).exit_code == 0
+    checked = wenlu("plan", *words, *LARGE, "--check")
     assert checked.exit_code == 3
     assert "memory at most" in checked.stdout and "does not fit" in checked.stderr
+    advice = checked.stdout.split("The same step with less: ")[1].split("\n")[0]
+    rows, times = (int(word.partition("=")[2]) for word in advice.split())
+    assert rows < 4096 and rows * times == 4096
 
 
-def test_a_plan_in_chinese(no_trial: None, words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_in_chinese(scarce: None, words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WENLU_LANG", "zh")
-    planned = wenlu("plan", *words)
-    assert "内存峰值" in planned.stdout and "当前可用内存连一行也放不下" in planned.stdout
+    planned = wenlu("plan", *words, *LARGE)
+    assert "内存峰值" in planned.stdout and "当前可用内存不够" in planned.stdout
 
 
 def test_a_model_that_is_counted_has_no_plan(words: list[object]) -> None:

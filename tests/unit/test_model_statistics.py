@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
+from wenlu.models.recurrent import RecurrentModel
 from wenlu.models.transformer import Transformer
 
 B, S = 2, 32
@@ -58,7 +59,8 @@ def test_cache_bytes(model: Transformer) -> None:
     assert cache.num_bytes == model.statistics(sequence_length=S).cache_bytes_per_token * B * 40
 
 
-def test_activation_bytes_within_a_fifth(model: Transformer) -> None:
+def kept_bytes(model: nn.Module) -> int:
+    """What autograd keeps of a forward pass, without the weights."""
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -70,6 +72,19 @@ def test_activation_bytes_within_a_fifth(model: Transformer) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.hidden(tokens())
+    assert hidden.shape[:2] == (B, S)
+    return sum(kept.values())
+
+
+def test_activation_bytes_within_a_fifth(model: Transformer) -> None:
     expected = model.statistics(sequence_length=S).activation_bytes_per_token * B * S
-    assert hidden.shape == (B, S, 64)
-    assert abs(sum(kept.values()) / expected - 1) < 0.2, sum(kept.values()) / expected
+    assert abs(kept_bytes(model) / expected - 1) < 0.2
+
+
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(64, 2), (96, 1), (32, 3)])
+def test_activation_bytes_of_an_lstm_within_a_fifth(hidden_size: int, num_layers: int) -> None:
+    settings = ModelSettings(kind="lstm", hidden_size=hidden_size, num_layers=num_layers, embedding_size=24)
+    model = build_model(settings, vocab_size=100, end_id=0, sequence_length=S)
+    assert isinstance(model, RecurrentModel)
+    expected = model.statistics(sequence_length=S).activation_bytes_per_token * B * S
+    assert abs(kept_bytes(model) / expected - 1) < 0.2
