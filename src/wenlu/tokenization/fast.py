@@ -6,7 +6,10 @@ for strings on which encoders like to differ; whoever uses it goes on comparing 
 
 from __future__ import annotations
 
+import ctypes
 import json
+import platform
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -34,6 +37,7 @@ DIFFICULT = (
 _CACHE_BYTES = 1 << 25
 """The library keeps about five bytes for a byte of text that it has seen; after so much text it begins anew."""
 _LONGEST_GROUP = 64
+_ARENA_MAX = -8  # of mallopt
 
 
 class FastEncoderError(Exception):
@@ -60,6 +64,7 @@ class FastEncoder:
             raise FastEncoderError(Notice("tokenization.because_fast_kind", {"kind": tokenizer.kind}))
         self._tokenizer = tokenizer
         self._description = _plain(tokenizer.encoder_json)
+        _share_one_heap()
         self._lock = threading.Lock()
         self._backend = self._load()
         self._seen_bytes = 0
@@ -114,6 +119,12 @@ class FastEncoder:
         except BaseException as error:
             raise _failed(error) from error
         return library
+
+
+def _share_one_heap() -> None:
+    """Have threads that start from now on share a heap: each on its own would keep a cleared cache's memory (glibc)."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def _plain(serialized: str) -> str:
