@@ -1,6 +1,6 @@
 """What ``wenlu plan`` predicts against what ``wenlu train`` then takes: peak resident memory, and seconds.
 
-    python benchmarks/plan.py [--long] [--data TEXTS ...] [--steps N] [--only NAME]
+    python benchmarks/plan.py [--long] [--data TEXTS ...] [--only NAME]
 
 Both run as a user runs them, in processes of their own, one after the other; the peak is the high-water mark that the
 kernel keeps of the trainer's process (VmHWM). Ratios are predicted to real. Without texts, the documentation that lies
@@ -24,8 +24,8 @@ from _cells import Cells
 from wenlu.data.fetch import fetch_corpus
 
 CONFIGURATIONS: dict[str, list[str]] = {
-    "gpt2-tiny": ["--preset", "gpt2-tiny", "--budget", "40s"],
-    "lstm-base": ["--preset", "lstm-base", "train.budget=none", "train.steps=120"],
+    "gpt2-tiny, 20 s": ["--preset", "gpt2-tiny", "train.budget=20s"],
+    "lstm-base": ["--preset", "lstm-base", "tokenizer.vocab_size=8192", "train.budget=none", "train.steps=60"],
     "llama-tiny, accumulation 4": [
         "--preset", "llama-tiny", "train.budget=none", "train.accumulation=4", "train.batch_size=2", "train.steps=60",
     ],
@@ -43,7 +43,7 @@ CONFIGURATIONS: dict[str, list[str]] = {
         "evaluate.final_max_tokens=4096", "evaluate.every=50%", "train.save_every=50%",
     ],
 }  # fmt: skip
-QUICK = ("gpt2-tiny", "lstm-base")
+QUICK = ("gpt2-tiny, 20 s", "lstm-base")
 POLL_SECONDS = 0.05
 
 
@@ -81,8 +81,8 @@ def taken(words: list[str], folder: Path) -> dict[str, float]:
 def measure(words: list[str], data: list[str]) -> dict[str, float]:
     texts = [word for path in data for word in ("--data", path)]
     with tempfile.TemporaryDirectory() as scratch:
-        prepare = [*words, *texts, "train.budget=none", "train.steps=1", "evaluate.final_max_tokens=100"]
-        taken([word for word in prepare if word not in ("--budget", "40s")], Path(scratch, "prepare"))
+        short = ["train.budget=none", "train.steps=1", "evaluate.final_max_tokens=100"]
+        taken([*words, *short, *texts], Path(scratch, "prepare"))  # packs the texts, if nobody has yet
         found = planned([*words, *texts, "-o", str(Path(scratch, "run"))])
         found |= taken([*words, *texts], Path(scratch, "run"))
     found["memory_ratio"] = found["planned_mb"] / found["real_mb"]
@@ -94,7 +94,7 @@ def measure(words: list[str], data: list[str]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--long", action="store_true", help="all six configurations")
-    parser.add_argument("--data", nargs="+", help="texts, or one packed store for all vocabularies")
+    parser.add_argument("--data", nargs="+", help="texts")
     parser.add_argument("--only", help="one configuration, by the beginning of its name")
     options = parser.parse_args()
     data = options.data or [str(path) for path in fetch_corpus("python-docs")]
