@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+
+from wenlu.core.machine import allowed_cores, processor
 
 RESULTS = Path("bench-results")
 
@@ -24,7 +25,7 @@ class Cells:
 
     def __init__(self, name: str) -> None:
         self.path = RESULTS / f"{name}.jsonl"
-        self._machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+        self._machine = {"processor": processor()[0], "cores": allowed_cores(), "torch": torch.__version__}
         self._done: dict[str, dict[str, object]] = {}
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
