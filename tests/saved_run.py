@@ -13,7 +13,6 @@ from forking import fork, wait
 from skips import needs_posix
 from tiny_training import tiny_settings, tiny_store
 from wenlu.core.errors import WenluError
-from wenlu.core.log import LOGGER
 from wenlu.core.runs import Run, checkpoint_step
 from wenlu.data.store import TokenStore
 from wenlu.training.run import resume_run, train_run
@@ -47,7 +46,6 @@ def leave() -> None:
 def saved_run(folder: Path) -> Path:
     """A run that was killed after its first checkpoint, at step 2. Imports what training needs into this process."""
     needs_posix()
-    LOGGER.setLevel("ERROR")
     train_run(tiny_settings("train.steps=1"), folder / "warm", store=tiny_store(folder / "corpus"))
     run = folder / "run"
 

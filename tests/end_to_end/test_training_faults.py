@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from forking import fork, wait
-from full_disk import CANNOT_MOUNT, enlarge, mount_small_disk
+from full_disk import CANNOT_MOUNT, enlarge, make_read_only, mount_small_disk
 from promises import Figure, Lane
 from saved_run import FIRST, SECOND, Score, goes_on, leave, saved_run
 from skips import cannot_mount, needs_posix, needs_tool
@@ -133,7 +133,7 @@ def test_an_error_at_every_call_of_a_save(saved: Path, tmp_path: Path, lane: Lan
 
 @pytest.mark.promise("T3")
 def test_a_disk_that_is_really_full(tmp_path: Path, figure: Figure) -> None:
-    """A tmpfs of one megabyte, a run that saves often, the command as a user types it; then there is room again."""
+    """A tmpfs of one megabyte and the command as a user types it; then there is room, then no right to write."""
     needs_posix()
     text, disk = tmp_path / "text.txt", tmp_path / "disk"
     text.write_text("\n".join(f"{number} {line}" for number, line in enumerate(tiny_texts(80))), encoding="utf-8")
@@ -164,10 +164,16 @@ def test_a_disk_that_is_really_full(tmp_path: Path, figure: Figure) -> None:
         code, said = wenlu("--resume", run)
         assert code == 0, said
         assert [step for step, _ in losses(run)] == list(range(1, 13))
+        assert make_read_only(disk)
+        for arguments in (["--resume", run], [tmp_path / "settings.toml", *words, "--data", text, "-o", disk / "b"]):
+            code, said = wenlu(*arguments)
+            assert code == 1, said
+            assert "the disk is read-only" in said
+            assert str(disk) in said
         return checkpoint_step(whole)
 
     code = wait(fork(child))
     if code == CANNOT_MOUNT:
         cannot_mount()
     assert 0 < code < 12
-    figure(f"a full tmpfs: told twice, the {code} checkpoints whole; with room the run ends")
+    figure(f"a full tmpfs: told, {code} checkpoints whole; with room the run ends; a read-only disk is told")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,26 +108,47 @@ def test_a_second_trainer_is_refused(saved: Path, tmp_path: Path, figure: Figure
     figure(f"a second trainer is refused after {seconds:.3f} s; the first ends as if alone")
 
 
-@pytest.mark.promise("T13")
-def test_a_second_pack_on_one_output_is_refused(tmp_path: Path, figure: Figure) -> None:
-    needs_posix()
-    text, target, pipe = tmp_path / "text.txt", tmp_path / "store", tmp_path / "late.txt"
-    text.write_text("\n".join(f"{number} {line}" for number, line in enumerate(tiny_texts(80))), encoding="utf-8")
-    os.mkfifo(pipe)  # the first pack waits here for text
-    words = ["data", "pack", "-o", str(target), "--kind", "characters", "--document", "line"]
+PACK = ["data", "pack", "--kind", "characters", "--document", "line", "-o"]
 
-    def first() -> int:
-        threading.Thread(target=feed, daemon=True).start()
-        return CliRunner().invoke(main, [*words, str(text), str(pipe)], prog_name="wenlu").exit_code
+
+def slow_pack(folder: Path, target: Path) -> Callable[[], int]:
+    """A command that packs a text and then, after a pause, a late line."""
+    needs_posix()
+    text, pipe = folder / "text.txt", folder / "late.txt"
+    text.write_text("\n".join(f"{number} {line}" for number, line in enumerate(tiny_texts(80))), encoding="utf-8")
+    os.mkfifo(pipe)
 
     def feed() -> None:
         with pipe.open("w", encoding="utf-8") as file:  # opens when the pack reads it
             pause()
+            time.sleep(0.2)
             file.write("the last line\n")
 
-    with stopped(first) as child:
+    def pack() -> int:
+        threading.Thread(target=feed, daemon=True).start()
+        return CliRunner().invoke(main, [*PACK, str(target), str(text), str(pipe)], prog_name="wenlu").exit_code
+
+    return pack
+
+
+@pytest.mark.promise("T6")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_without_a_run_leaves_nothing_behind(tmp_path: Path, number: int, code: int, figure: Figure) -> None:
+    with stopped(slow_pack(tmp_path, tmp_path / "store")) as child:
+        assert any(".spool.tmp-" in path.name for path in tmp_path.iterdir())
+        os.kill(child, number)
+        os.kill(child, signal.SIGCONT)
+        assert wait(child) == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.txt", "text.txt"]
+    figure(f"stopped while it reads texts: {code}, no temporary file left")
+
+
+@pytest.mark.promise("T13")
+def test_a_second_pack_on_one_output_is_refused(tmp_path: Path, figure: Figure) -> None:
+    target = tmp_path / "store"
+    with stopped(slow_pack(tmp_path, target)) as child:
         started = time.monotonic()
-        second = CliRunner().invoke(main, [*words, str(text)], prog_name="wenlu")
+        second = CliRunner().invoke(main, [*PACK, str(target), str(tmp_path / "text.txt")], prog_name="wenlu")
         seconds = time.monotonic() - started
         assert second.exit_code == 1
         assert f"process {child}" in second.stderr

@@ -235,12 +235,15 @@ def test_a_lock_is_waited_for_and_leaves_no_file(tmp_path: Path, caplog: pytest.
     assert not path.exists()
 
 
-def test_one_holder_at_a_time_while_the_lock_file_comes_and_goes(tmp_path: Path) -> None:
+def test_one_holder_at_a_time_while_the_lock_file_comes_and_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs_posix()
+    monkeypatch.setattr(locking, "_POLL_SECONDS", 0)
     path, inside = tmp_path / "lock", tmp_path / "inside"
 
     def many() -> int:
-        for _ in range(50):
+        for _ in range(200):
             with locking.hold(path, tmp_path, wait=True, remove=True):
                 inside.mkdir()  # fails when somebody is there
                 inside.rmdir()

@@ -27,6 +27,7 @@ def describe_process(settings: RunSettings) -> dict[str, object]:
         "pid": os.getpid(),
         "started": time.time(),
         "ended": None,
+        "signal": None,
         "error": None,
     }
 
@@ -38,7 +39,7 @@ def commit() -> str | None:
         return None
     try:
         found = subprocess.run(
-            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
+            ["git", "--no-optional-locks", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
             timeout=5,
