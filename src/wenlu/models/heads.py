@@ -15,7 +15,7 @@ from wenlu.models.config import Cache, LanguageModel
 
 IGNORE_INDEX = -100
 CHUNK_ROWS = 128  # small blocks are memory that the allocator has at hand: the system maps larger ones anew each time
-CACHED_LOGITS = 2**18  # as many as a processor's own cache holds, in float32
+CACHED_LOGITS = 2**16  # a few rows, which with their exponentials stay in a processor's own cache
 
 
 class LanguageModelHead(nn.Module):
