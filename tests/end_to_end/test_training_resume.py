@@ -61,7 +61,7 @@ def test_killed_at_random_moments(lives: Lives, tmp_path: Path, lane: Lane, figu
     kills, every = lane(ci=40, nightly=200), 3
     seed = random.SystemRandom().getrandbits(32)
     draw = random.Random(seed)
-    settings = ["train.steps=40", f"train.save_every={every}", "train.keep=2", "evaluate.every=8"]
+    settings = ["train.steps=30", f"train.save_every={every}", "train.keep=2", "evaluate.every=8"]
     assert lives.live(tmp_path / "unbroken", settings) == 0
     life, whole = lives.seconds, losses(tmp_path / "unbroken")
     seen: dict[int, set[str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,8 +49,13 @@ def fields(cls: object) -> dict[str, object]:
     cls = plain(cls)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return {}
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, object]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def plain(annotation: object) -> object:
