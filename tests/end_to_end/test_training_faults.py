@@ -47,7 +47,7 @@ class Attempts:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self._saved, self.run)
         (self.folder / "corpus").symlink_to(self._corpus)
-        options = ("-y", "-s", "99999999", "-o", str(self.folder / "calls"), *options)
+        options = ("-y", "-o", str(self.folder / "calls"), *options)
         said = mmap.mmap(-1, 1 << 16)
         code = traced(self.strace, options, lambda: goes_on(self.run, Score({1: pause, 2: leave}), said))
         self.said = said[:].rstrip(b"\0").decode()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -23,6 +24,7 @@ from wenlu.core.plugins import closest
 from wenlu.core.setting_types import Expected, all_keys, fields, leaves, plain, takes_none, type_at
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
     from tomlkit import TOMLDocument
     from tomlkit.items import Table
@@ -233,11 +235,18 @@ def _line_numbers(content: str) -> dict[str, int]:
 # ---- decoding ----
 
 
+@functools.cache
+def _adapter(cls: Hashable) -> TypeAdapter[object]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
 def _decode(cls: type[T], data: Mapping[str, object], origins: Mapping[str, str], *, where: str) -> T:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(data, default=_no_json), strict=True)
+        return cast(T, _adapter(cast(Hashable, cls)).validate_json(json.dumps(data, default=_no_json), strict=True))
     except ValidationError as error:
         mistakes = _mistakes(cls, error.errors(include_url=False), data, origins, where)
     raise SettingsError("core.settings_invalid", count=len(mistakes), mistakes=Mistakes(mistakes))
