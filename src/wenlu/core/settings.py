@@ -239,7 +239,7 @@ def _line_numbers(content: str) -> dict[str, int]:
 def _adapter(cls: Hashable) -> TypeAdapter[object]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(cls)
+    return TypeAdapter(cast(type[object], cls))
 
 
 def _decode(cls: type[T], data: Mapping[str, object], origins: Mapping[str, str], *, where: str) -> T:
