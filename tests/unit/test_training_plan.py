@@ -85,7 +85,7 @@ def test_evaluations_and_checkpoints_are_counted_as_a_run_makes_them(tmp_path: P
 
 def test_a_run_that_is_too_large_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     LOGGER.addHandler(handler)
     try:
