@@ -163,7 +163,7 @@ class Run:
             return []
         try:
             return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        except (ValueError, OSError) as error:
+        except (ValueError, IsADirectoryError) as error:
             raise CheckpointError("core.log_damaged", path=path, detail=error) from error
 
     def cut_log(self, step: int) -> None:
@@ -239,7 +239,7 @@ class Run:
                 raise ValueError(type(record).__name__)
         except FileNotFoundError:
             return {}
-        except (ValueError, OSError) as error:
+        except (ValueError, IsADirectoryError) as error:
             warn("core.json_damaged", path=path, detail=error)
             return {}
         except OSError as error:
