@@ -82,7 +82,7 @@ def _open(path: Path, what: Path, *, wait: bool) -> tuple[TextIO, bool | None]:
         taken = _take(file)
         if taken is None or (taken is False and not wait):
             return file, taken
-        if taken and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if taken and _is_at(file, path):
             return file, taken
         file.close()
         if not taken:
@@ -90,6 +90,14 @@ def _open(path: Path, what: Path, *, wait: bool) -> tuple[TextIO, bool | None]:
                 notice("core.lock_waiting", path=what, pid=_read(path).pid)
                 told = True
             time.sleep(_POLL_SECONDS)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether the open file is still the one of this name; other processes remove it and make it anew at any time."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
