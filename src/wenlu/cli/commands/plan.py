@@ -14,7 +14,9 @@ from wenlu.core.errors import GateError
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
+    from wenlu.core.settings import Resolved
     from wenlu.training.planning import Plan
+    from wenlu.training.settings import RunSettings
 
 TRIAL = (sys.executable, "-c", "import sys; from wenlu.cli.commands.plan import trial; trial(sys.argv[1])")
 _DOUBT = 0.15
@@ -37,27 +39,20 @@ def command(
     check: bool,
 ) -> int:
     """Plan a run."""
-    return show_plan(settings, preset=preset, data=data, budget=budget, target=target, check=check)
+    from wenlu.cli.commands.train import resolve
+
+    resolved, path = resolve(settings, preset=preset, data=data, budget=budget, target=target)
+    return show_plan(resolved, path, check=check)
 
 
-def show_plan(
-    words: tuple[str, ...],
-    *,
-    preset: str | None,
-    data: tuple[str, ...],
-    budget: str | None,
-    target: str | None,
-    check: bool = False,
-) -> int:
-    """Print the plan of the run that ``wenlu train`` would make of the same words.
+def show_plan(resolved: Resolved[RunSettings], path: Path, *, check: bool = False) -> int:
+    """Print the plan of the run that ``wenlu train`` would make at ``path``.
 
     Raises:
         GateError: ``training.plan_too_large``, with ``check``, after the plan is printed.
     """
-    from wenlu.cli.commands.train import resolve
     from wenlu.training.planning import plan_run
 
-    resolved, path = resolve(words, preset=preset, data=data, budget=budget, target=target)
     plan = plan_run(resolved, path, trial_command=TRIAL)
     rows = [(text(f"plan.row_{name}"), value, note) for name, value, note in _rows(plan)]
     columns = (text("plan.column_what"), text("plan.column_value"), text("plan.column_note"))

@@ -51,11 +51,12 @@ def command(
     if resume is None:
         if verify:
             raise SettingsError("training.verify_alone")
+        resolved, path = resolve(settings, preset=preset, data=data, budget=budget, target=target)
         if dry_run:
             from wenlu.cli.commands.plan import show_plan
 
-            return show_plan(settings, preset=preset, data=data, budget=budget, target=target)
-        return _train(settings, preset=preset, data=data, budget=budget, target=target)
+            return show_plan(resolved, path)
+        return _train(resolved, path)
     new = {"--preset": preset, "--data": data, "--budget": budget, "--output": target, "--dry-run": dry_run}
     for name, value in new.items():
         if value:
@@ -68,13 +69,10 @@ def command(
     return _resume(path, settings, allow_inexact=allow_inexact)
 
 
-def _train(
-    words: tuple[str, ...], *, preset: str | None, data: tuple[str, ...], budget: str | None, target: str | None
-) -> int:
+def _train(resolved: Resolved[RunSettings], path: Path) -> int:
     from wenlu.evaluation.evaluator import evaluate_split
     from wenlu.training.run import train_run
 
-    resolved, path = resolve(words, preset=preset, data=data, budget=budget, target=target)
     return _report(train_run(resolved, path, evaluate=evaluate_split))
 
 
