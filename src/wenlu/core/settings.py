@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import operator
 import tomllib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT = "default"
 COMMAND_LINE = "command line"
+_COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,25 @@ def unused_setting(key: str, value: object, *, because: Notice) -> SettingsError
     ``because`` says which other setting makes it idle: ``Notice("models.no_order", kind="gpt2")``.
     """
     return SettingsError("core.setting_unused", key=key, value=value, because=because)
+
+
+def refuse_outside(id: str, table: str, settings: object, bounds: Mapping[str, Sequence[str]]) -> None:
+    """Refuse the first setting that is outside its bounds; one that is None is not asked.
+
+    ``bounds`` are formulas with the settings they are for: ``{">= 1": ["keep"], "0 <= x < 1": ["beta1", "beta2"]}``.
+    NaN is outside all of them.
+
+    Raises:
+        SettingsError: ``id``, with the setting, its value and the formula.
+    """
+    for formula, names in bounds.items():
+        words = (formula if "x" in formula else f"x {formula}").split()
+        for name in names:
+            value = getattr(settings, name)
+            sides = [value if word == "x" else float(word) for word in words[::2]]
+            compared = zip(words[1::2], sides, sides[1:], strict=False)
+            if value is not None and not all(_COMPARE[sign](left, right) for sign, left, right in compared):
+                raise SettingsError(id, setting=f"{table}.{name}", value=value, bounds=formula)
 
 
 def changed(settings: object, prefix: str, keys: Sequence[str]) -> dict[str, object]:

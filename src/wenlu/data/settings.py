@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
+from wenlu.core.settings import refuse_outside
 
 EncoderName = Literal["auto", "reference", "fast"]
 DocumentMode = Literal["auto", "file", "blank_line", "line"]
-ALL_IN_ONE = 1.0  # a fraction must stay below
 
 
 @dataclass(frozen=True)
@@ -45,25 +45,15 @@ class DataSettings:
     encoder: EncoderName = "auto"
 
     def __post_init__(self) -> None:
-        for name, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):
-            if not 0 <= fraction < ALL_IN_ONE:
-                raise SettingsError("data.range", setting=f"data.{name}_fraction", value=fraction, bounds="0 <= x < 1")
-        if self.validation_fraction + self.test_fraction >= ALL_IN_ONE:
-            both = self.validation_fraction + self.test_fraction
-            raise SettingsError(
-                "data.range", setting="data.validation_fraction + data.test_fraction", value=both, bounds="< 1"
-            )
-        if self.minimum_characters < 1:
-            raise SettingsError(
-                "data.range", setting="data.minimum_characters", value=self.minimum_characters, bounds=">= 1"
-            )
-        if not self.minimum_characters <= self.maximum_characters or self.maximum_characters < 100:
-            raise SettingsError(
-                "data.range",
-                setting="data.maximum_characters",
-                value=self.maximum_characters,
-                bounds=f">= {max(100, self.minimum_characters)}",
-            )
+        bounds = {
+            "0 <= x < 1": ("validation_fraction", "test_fraction"),
+            ">= 1": ("minimum_characters",),
+            f">= {max(100, self.minimum_characters)}": ("maximum_characters",),
+        }
+        refuse_outside("data.range", "data", self, bounds)
+        if (both := self.validation_fraction + self.test_fraction) >= 1:
+            setting = "data.validation_fraction + data.test_fraction"
+            raise SettingsError("data.range", setting=setting, value=both, bounds="< 1")
         try:
             "".encode(self.encoding)
         except LookupError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.errors import CheckpointError
 from wenlu.core.log import Notice
-from wenlu.core.settings import changed, unused_setting
+from wenlu.core.settings import changed, refuse_outside, unused_setting
 from wenlu.training.muon import Muon
 
 OptimizerName = Literal["muon", "adamw", "adam"]
@@ -46,21 +45,14 @@ class OptimizerSettings:
     newton_schulz_steps: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "embedding_rate", "head_rate", "vector_rate", "eps", "weight_decay"):
-            value, bounds = getattr(self, name), "> 0" if name == "learning_rate" else ">= 0"
-            if value is not None and not (0 < value < math.inf or (value == 0 and bounds == ">= 0")):
-                raise SettingsError("training.range", setting=f"optimizer.{name}", value=value, bounds=bounds)
-        for name, least in (("momentum_warmup_steps", 0), ("newton_schulz_steps", 1)):
-            if getattr(self, name) < least:
-                bounds = f">= {least}"
-                raise SettingsError(
-                    "training.range", setting=f"optimizer.{name}", value=getattr(self, name), bounds=bounds
-                )
-        for name in ("beta1", "beta2", "momentum", "momentum_start"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(
-                    "training.range", setting=f"optimizer.{name}", value=getattr(self, name), bounds="[0, 1)"
-                )
+        bounds = {
+            "0 < x < inf": ("learning_rate",),
+            "0 <= x < inf": ("embedding_rate", "head_rate", "vector_rate", "eps", "weight_decay"),
+            "0 <= x < 1": ("beta1", "beta2", "momentum", "momentum_start"),
+            ">= 0": ("momentum_warmup_steps",),
+            ">= 1": ("newton_schulz_steps",),
+        }
+        refuse_outside("training.range", "optimizer", self, bounds)
         if self.name != "muon":
             names = ("momentum", "momentum_start", "momentum_warmup_steps", "newton_schulz_steps")
             for key, value in changed(self, "optimizer", names).items():

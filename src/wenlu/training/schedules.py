@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import Notice
-from wenlu.core.settings import changed, unused_setting
+from wenlu.core.settings import changed, refuse_outside, unused_setting
 from wenlu.training.duration import Duration, Pace
 
 ScheduleName = Literal["wsd", "cosine", "linear", "constant"]
@@ -42,8 +42,7 @@ class ScheduleSettings:
                 raise SettingsError("training.duration_unit", setting=f"schedule.{key}", value=written, units=units)
             if length.unit == "percent" and length.value > _WHOLE_RUN:
                 raise SettingsError("training.range", setting=f"schedule.{key}", value=written, bounds="<= 100%")
-        if not 0 <= self.final <= 1:
-            raise SettingsError("training.range", setting="schedule.final", value=self.final, bounds="0 ... 1")
+        refuse_outside("training.range", "schedule", self, {"0 <= x <= 1": ("final",)})
         unread = {"wsd": (), "constant": ("decay", "final")}.get(self.name, ("decay",))
         for key, value in changed(self, "schedule", unread).items():
             because = Notice("training.because", {"setting": "schedule.name", "value": self.name})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
+from wenlu.core.settings import refuse_outside
 from wenlu.data.settings import DataSettings
 from wenlu.models.config import ModelSettings
 from wenlu.models.device import DeviceName
@@ -58,28 +59,13 @@ class TrainSettings:
         if self.budget is not None and Duration.parse(self.budget, setting="train.budget").unit == "percent":
             raise SettingsError("training.duration", setting="train.budget", value=self.budget)
         Duration.parse(self.save_every, setting="train.save_every")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:  # so that NaN is refused as well
-                raise SettingsError("training.range", setting=f"train.{name}", value=value, bounds=f">= {least}")
-        for name in ("threads", "num_workers"):  # far more of them crash the process when they are started
-            if getattr(self, name) > _MOST_THREADS:
-                bounds = f"<= {_MOST_THREADS}"
-                raise SettingsError("training.range", setting=f"train.{name}", value=getattr(self, name), bounds=bounds)
-
-
-_MOST_THREADS = 1024
-_LEAST: dict[str, float] = {
-    "steps": 1,
-    "batch_size": 1,
-    "accumulation": 1,
-    "sequence_length": 2,
-    "seed": 0,
-    "clip": 0.0,
-    "threads": 0,
-    "num_workers": 0,
-    "keep": 1,
-}
+        bounds = {
+            ">= 0": ("seed", "clip"),
+            ">= 1": ("steps", "batch_size", "accumulation", "keep"),
+            ">= 2": ("sequence_length",),
+            "0 <= x <= 1024": ("threads", "num_workers"),  # far more of them crash the process when they are started
+        }
+        refuse_outside("training.range", "train", self, bounds)
 
 
 @dataclass(frozen=True)
@@ -101,11 +87,8 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         Duration.parse(self.every, setting="evaluate.every")
-        for name in ("context", "stride", "max_tokens", "final_max_tokens"):
-            if getattr(self, name) < 0:
-                raise SettingsError(
-                    "training.range", setting=f"evaluate.{name}", value=getattr(self, name), bounds=">= 0"
-                )
+        bounds = {">= 0": ("context", "stride", "max_tokens", "final_max_tokens")}
+        refuse_outside("training.range", "evaluate", self, bounds)
 
 
 @dataclass(frozen=True)
