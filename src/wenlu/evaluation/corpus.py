@@ -4,57 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.log import notice, warn
 from wenlu.data.store import SPLITS, Split, Store
-from wenlu.evaluation.documents import (
-    DocumentTokenizer,
-    EvaluationText,
-    TokenizedDocument,
-    encode_texts,
-    file_texts,
-    store_documents,
-)
+from wenlu.evaluation.documents import EvaluationText, TokenizedDocument, encode_texts, file_texts, store_documents
+from wenlu.tokenization.tokenizer import Tokenizer
 
 DEFAULT_SPLIT: Split = "validation"
-
-
-class CorpusTokenizer(DocumentTokenizer, Protocol):
-    """A tokenizer that can be told from others."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-
-class Corpus(Protocol):
-    """Documents to score models on; every call reads them anew, so that nothing is held in memory."""
-
-    @property
-    def name(self) -> str:
-        """What names the reports: the split or the file."""
-        ...
-
-    def record(self) -> dict[str, object]:
-        """Where the documents come from, for reports."""
-        ...
-
-    def fits(self, tokenizer: CorpusTokenizer) -> bool:
-        """Whether the documents are there as ids of this very tokenizer."""
-        ...
-
-    def num_tokens(self, tokenizer: CorpusTokenizer) -> int | None:
-        """Number of tokens where it is known without encoding."""
-        ...
-
-    def documents(self, tokenizer: CorpusTokenizer) -> Iterator[TokenizedDocument]:
-        """The documents as ids of this tokenizer."""
-        ...
-
-    def texts(self) -> Iterator[EvaluationText]:
-        """The documents as texts."""
-        ...
 
 
 def open_corpus(data: Sequence[str], *, split: str | None = None) -> Corpus:
@@ -72,7 +29,7 @@ def open_corpus(data: Sequence[str], *, split: str | None = None) -> Corpus:
 
 
 class StoreCorpus:
-    """One split of a token store."""
+    """One split of a token store, which names the reports."""
 
     def __init__(self, path: Path, split: str) -> None:
         assert split in SPLITS, "the command line offers the splits only"
@@ -88,15 +45,15 @@ class StoreCorpus:
         """Path, split and fingerprint."""
         return {"store": str(self.store.path), "split": self.name, "fingerprint": self.tokens.fingerprint}
 
-    def fits(self, tokenizer: CorpusTokenizer) -> bool:
+    def fits(self, tokenizer: Tokenizer) -> bool:
         """Whether the store was made with this tokenizer."""
         return tokenizer.fingerprint == self.store.tokenizer.fingerprint
 
-    def num_tokens(self, tokenizer: CorpusTokenizer) -> int | None:
+    def num_tokens(self, tokenizer: Tokenizer) -> int | None:
         """Tokens of the split, if they are this tokenizer's."""
         return self.tokens.num_tokens if self.fits(tokenizer) else None
 
-    def documents(self, tokenizer: CorpusTokenizer) -> Iterator[TokenizedDocument]:
+    def documents(self, tokenizer: Tokenizer) -> Iterator[TokenizedDocument]:
         """The stored ids, or for another tokenizer the texts encoded anew."""
         if self.fits(tokenizer):
             return store_documents(self.tokens)
@@ -124,7 +81,7 @@ class StoreCorpus:
 
 
 class FilesCorpus:
-    """Text files, read as for a token store, all of them."""
+    """Text files, read as for a token store, all of them; the first one names the reports."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = tuple(paths)
@@ -134,18 +91,22 @@ class FilesCorpus:
         """The paths as they were given."""
         return {"files": list(self.paths)}
 
-    def fits(self, tokenizer: CorpusTokenizer) -> bool:
+    def fits(self, tokenizer: Tokenizer) -> bool:
         """Texts have no ids yet."""
         return False
 
-    def num_tokens(self, tokenizer: CorpusTokenizer) -> int | None:
+    def num_tokens(self, tokenizer: Tokenizer) -> int | None:
         """Known only once everything is encoded."""
         return None
 
-    def documents(self, tokenizer: CorpusTokenizer) -> Iterator[TokenizedDocument]:
+    def documents(self, tokenizer: Tokenizer) -> Iterator[TokenizedDocument]:
         """The texts as ids."""
         return encode_texts(self.texts(), tokenizer)
 
     def texts(self) -> Iterator[EvaluationText]:
         """The cleaned texts."""
         return file_texts(self.paths)
+
+
+Corpus = StoreCorpus | FilesCorpus
+"""Documents to score models on; every call reads them anew, so that nothing is held in memory."""

@@ -5,31 +5,20 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wenlu.data.documents import DataSettings, Report, read_documents
 from wenlu.data.store import TokenStore
+from wenlu.tokenization.tokenizer import Tokenizer
 
+T = TypeVar("T")
 _TEXTS_AT_ONCE = 64
-
-
-class DocumentTokenizer(Protocol):
-    """What evaluation asks of a tokenizer."""
-
-    @property
-    def end_id(self) -> int: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def round_trips(self, text: str, ids: Sequence[int] | None = None) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +50,9 @@ class EvaluationText:
     language: str
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the text: what makes it the same document for two models."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    def key(self) -> bytes:
+        """A digest of the text: what makes it the same document for two models."""
+        return hashlib.sha256(self.text.encode()).digest()
 
 
 def store_documents(store: TokenStore) -> Iterator[TokenizedDocument]:
@@ -86,7 +75,7 @@ def file_texts(paths: Sequence[str]) -> Iterator[EvaluationText]:
     report.announce()
 
 
-def encode_texts(texts: Iterable[EvaluationText], tokenizer: DocumentTokenizer) -> Iterator[TokenizedDocument]:
+def encode_texts(texts: Iterable[EvaluationText], tokenizer: Tokenizer) -> Iterator[TokenizedDocument]:
     """The texts as token ids, each with its end token."""
     remaining = iter(texts)
     while batch := list(islice(remaining, _TEXTS_AT_ONCE)):
@@ -106,35 +95,34 @@ def sample_documents(documents: Iterable[TokenizedDocument], max_tokens: int) ->
     The choice depends on the documents alone, neither on their order nor on a seed, and is fair to all sources. No more
     than the sample is held in memory.
     """
-    heap: list[tuple[int, int, TokenizedDocument]] = []  # the largest key first
-    total = 0
-    for number, document in enumerate(documents):
-        heapq.heappush(heap, (-int.from_bytes(document.key, "big"), -number, document))
-        total += len(document.ids)
-        while total - len(heap[0][2].ids) >= max_tokens:
-            total -= len(heapq.heappop(heap)[2].ids)
-    chosen = [document for _, _, document in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
-    if total > max_tokens:
-        chosen[-1] = _cut(chosen[-1], len(chosen[-1].ids) - (total - max_tokens))
+    chosen, excess = _smallest(documents, max_tokens, lambda document: document.key, lambda document: len(document.ids))
+    if excess > 0:
+        chosen[-1] = _cut(chosen[-1], len(chosen[-1].ids) - excess)
     return chosen
 
 
 def sample_texts(texts: Iterable[EvaluationText], max_bytes: int) -> list[EvaluationText]:
     """Texts of about ``max_bytes`` bytes, chosen like ``sample_documents``; the last one is cut to what is left."""
-    heap: list[tuple[int, int, EvaluationText]] = []
-    total = 0
-    for number, text in enumerate(texts):
-        heapq.heappush(heap, (-int(text.digest, 16), -number, text))
-        total += text.num_bytes
-        while total - heap[0][2].num_bytes >= max_bytes:
-            total -= heapq.heappop(heap)[2].num_bytes
-    chosen = [text for _, _, text in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
-    if total > max_bytes:
+    chosen, excess = _smallest(texts, max_bytes, lambda text: text.key, lambda text: text.num_bytes)
+    if excess > 0:
         last = chosen[-1]
-        kept = max(1, math.floor(len(last.text) * (1 - (total - max_bytes) / last.num_bytes)))
-        start = last.text[:kept]
+        start = last.text[: max(1, math.floor(len(last.text) * (1 - excess / last.num_bytes)))]
         chosen[-1] = EvaluationText(start, len(start.encode()), last.language)
     return chosen
+
+
+def _smallest(
+    items: Iterable[T], most: int, key: Callable[[T], bytes], size: Callable[[T], int]
+) -> tuple[list[T], int]:
+    """The fewest items with the smallest keys that are ``most`` in size together, and by how much they are more."""
+    heap: list[tuple[int, int, T]] = []  # the largest key first
+    total = 0
+    for number, item in enumerate(items):
+        heapq.heappush(heap, (-int.from_bytes(key(item), "big"), -number, item))
+        total += size(item)
+        while total - size(heap[0][2]) >= most:
+            total -= size(heapq.heappop(heap)[2])
+    return [item for _, _, item in sorted(heap, key=lambda entry: entry[:2], reverse=True)], total - most
 
 
 def _cut(document: TokenizedDocument, num_tokens: int) -> TokenizedDocument:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -15,29 +13,7 @@ from wenlu.evaluation.scoring import Windows, token_log_probs
 from wenlu.metrics.language_model import bits_per_byte, bits_per_character, charged_nats, perplexity
 from wenlu.metrics.significance import finite
 from wenlu.models.config import LanguageModel
-
-
-class ScoringTokenizer(Protocol):
-    """What scoring a text asks of a tokenizer."""
-
-    @property
-    def end_id(self) -> int: ...
-
-    def encode_with_offsets(self, text: str, *, where: str | None = None) -> ScoringEncoding: ...
-
-    def round_trips(self, text: str, ids: Sequence[int] | None = None) -> bool: ...
-
-    def token(self, id: int, /) -> str: ...
-
-
-class ScoringEncoding(Protocol):
-    """Ids, and the characters of the text that each stands for."""
-
-    @property
-    def ids(self) -> list[int]: ...
-
-    @property
-    def offsets(self) -> list[tuple[int, int]]: ...
+from wenlu.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -81,7 +57,7 @@ class TextScore:
 
 
 def score_text(
-    model: LanguageModel, tokenizer: ScoringTokenizer, text: str, *, windows: Windows, count_end: bool = True
+    model: LanguageModel, tokenizer: Tokenizer, text: str, *, windows: Windows, count_end: bool = True
 ) -> TextScore:
     """Score a text as the beginning of a document, or (``count_end``) as a whole one.
 

@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from wenlu.core.log import warn
 from wenlu.generation.engine import FinishReason, room, stream
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.stop_strings import StopMatcher
 from wenlu.models.config import LanguageModel
+from wenlu.tokenization.tokenizer import Tokenizer
 
 # Tokens of the prompt that the decoder reads first: some tokenizers write a token differently at the start of a text.
 _PRIMING_TOKENS = 8
-
-
-class TextDecoder(Protocol):
-    """Turns ids into text as they come."""
-
-    def push(self, token_id: int, /) -> str:
-        """The complete characters that this token brings."""
-        ...
-
-    def finish(self) -> str:
-        """What was held back."""
-        ...
-
-
-class Offsets(Protocol):
-    """Token ids and the characters of the original text that each stands for."""
-
-    @property
-    def ids(self) -> list[int]: ...
-
-    @property
-    def offsets(self) -> list[tuple[int, int]]: ...
-
-
-class TextTokenizer(Protocol):
-    """What generation asks of a tokenizer."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def end_id(self) -> int: ...
-
-    @property
-    def unknown_id(self) -> int | None: ...
-
-    @property
-    def special_ids(self) -> Collection[int]: ...
-
-    def encode_with_offsets(self, text: str, *, where: str | None = None) -> Offsets: ...
-
-    def stream(self) -> TextDecoder: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +51,7 @@ class Piece:
     completion: Completion | None = None
 
 
-def prepare(tokenizer: TextTokenizer, text: str, settings: GenerationSettings, *, max_positions: int | None) -> Prompt:
+def prepare(tokenizer: Tokenizer, text: str, settings: GenerationSettings, *, max_positions: int | None) -> Prompt:
     """Encode a prompt and decide what fits; what is unknown or cut is said in a warning.
 
     Raises:
@@ -116,7 +74,7 @@ def prepare(tokenizer: TextTokenizer, text: str, settings: GenerationSettings, *
 
 
 def stream_text(
-    model: LanguageModel, tokenizer: TextTokenizer, prompt: Prompt, settings: GenerationSettings
+    model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, settings: GenerationSettings
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece of text.
 
@@ -148,7 +106,7 @@ def stream_text(
 
 
 def complete(
-    model: LanguageModel, tokenizer: TextTokenizer, prompt: Prompt, settings: GenerationSettings
+    model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, settings: GenerationSettings
 ) -> list[Completion]:
     """All continuations of a prompt, finished."""
     finished: dict[int, Completion] = {}
@@ -162,7 +120,7 @@ def complete(
 class _Text:
     """The text of one sequence as it grows."""
 
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     prompt_ids: Sequence[int]
     settings: GenerationSettings
     ends: frozenset[int]

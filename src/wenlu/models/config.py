@@ -172,15 +172,12 @@ class Cache(Protocol):
     @property
     def length(self) -> int:
         """Number of positions read, padding included."""
-        ...
 
     def reorder(self, index_N: Tensor) -> None:
         """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
-        ...
 
     def truncate(self, length: int) -> None:
         """Forget all positions from ``length`` on."""
-        ...
 
 
 class LanguageModel(Protocol):
@@ -194,12 +191,10 @@ class LanguageModel(Protocol):
     @property
     def vocab_size(self) -> int:
         """Number of token ids, special ones included."""
-        ...
 
     @property
     def max_positions(self) -> int | None:
         """The longest context that the model was made for; None when there is no limit."""
-        ...
 
     def __call__(
         self,
@@ -211,7 +206,6 @@ class LanguageModel(Protocol):
         cache: Cache | None = None,
     ) -> Tensor:
         """Logits (B, S, V) of the token after each position."""
-        ...
 
     def hidden(
         self,
@@ -223,11 +217,9 @@ class LanguageModel(Protocol):
         cache: Cache | None = None,
     ) -> Tensor:
         """Hidden states (B, S, D) after the final norm."""
-        ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states of any leading shape."""
-        ...
 
     def target_log_probs(
         self,
@@ -240,15 +232,12 @@ class LanguageModel(Protocol):
         cache: Cache | None = None,
     ) -> Tensor:
         """Natural-log probability (B, S) of each label in float32, 0 where the label is -100."""
-        ...
 
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for ``batch_size`` rows of at most ``max_length`` positions."""
-        ...
 
     def statistics(self, *, sequence_length: int) -> Statistics:
         """Parameters, FLOPs and bytes at this sequence length."""
-        ...
 
 
 class Family(Protocol):
@@ -257,21 +246,17 @@ class Family(Protocol):
     @property
     def uses(self) -> frozenset[str]:
         """Names of the ``ModelSettings`` that this kind reads."""
-        ...
 
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
     ) -> nn.Module:
         """A new model with initial weights drawn from the seed."""
-        ...
 
     def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
         """The model of a directory whose config.json is ``hf``."""
-        ...
 
     def save(self, model: nn.Module, directory: Path) -> bool:
         """Write config.json and the weights; False, and nothing written, when this kind cannot express the model."""
-        ...
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -13,6 +13,8 @@ from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from wenlu.tokenization.tokenizer import Tokenizer
+
 IGNORE_INDEX = -100
 """The label of a position that is not a target."""
 
@@ -73,16 +75,6 @@ class Score:
     count: int
 
 
-class Encoder(Protocol):
-    """The side of a tokenizer that tasks use."""
-
-    @property
-    def end_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-
-
 @runtime_checkable
 class Carried(Protocol):
     """State that a recurrent model carries from one window to the next (its cache)."""
@@ -119,7 +111,7 @@ class Task(Objective, Protocol[ExampleT, FeaturesT, PartT, PredictionT]):
     def build(self, model: nn.Module) -> nn.Module:
         """Put the task's head on the model (often: the model itself)."""
 
-    def encode(self, example: ExampleT, tokenizer: Encoder) -> list[FeaturesT] | Skip:
+    def encode(self, example: ExampleT, tokenizer: Tokenizer) -> list[FeaturesT] | Skip:
         """Token ids and labels; several where a long example is read in strides."""
 
     def collate(self, features: Sequence[FeaturesT], generator: torch.Generator) -> Batch:

@@ -5,28 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wenlu.core.errors import SettingsError
-from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Finding, Loss, Score, Skip, TaskSettings, Term
+from wenlu.core.settings import refuse_outside
+from wenlu.models.config import Cache, LanguageModel
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Finding, Loss, Score, Skip, TaskSettings, Term
 from wenlu.tasks._chunked import chunked_cross_entropy
-
-
-class HiddenAndLogits(Protocol):
-    """What a model must offer: hidden states, and the logits of any subset of them."""
-
-    def hidden(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Carried | None = None,
-    ) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
+from wenlu.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,10 +37,7 @@ class CausalLM:
 
     def __init__(self, settings: TaskSettings | None = None) -> None:
         self.settings = settings or TaskSettings()
-        if self.settings.chunk_rows < 1:
-            raise SettingsError(
-                "training.range", setting="task.chunk_rows", value=self.settings.chunk_rows, bounds=">= 1"
-            )
+        refuse_outside("training.range", "task", self.settings, {">= 1": ("chunk_rows",)})
 
     def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
         """The documents in a random order."""
@@ -69,7 +54,7 @@ class CausalLM:
         """A language model is its own head."""
         return model
 
-    def encode(self, example: str, tokenizer: Encoder) -> list[Features] | Skip:
+    def encode(self, example: str, tokenizer: Tokenizer) -> list[Features] | Skip:
         """The document's tokens and the end token, which is the start context too."""
         labels = [*tokenizer.encode(example), tokenizer.end_id]
         if len(labels) == 1:
@@ -100,9 +85,9 @@ class CausalLM:
 
     def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
         """One term, ``cross_entropy``: the sum of -ln p over the targets."""
-        model = cast(HiddenAndLogits, module)
+        model, cache = cast(LanguageModel, module), cast("Cache | None", carried)
         hidden_BSD = model.hidden(
-            batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"], cache=carried
+            batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"], cache=cache
         )
         labels = batch["labels"].flatten()
         hidden_ND = hidden_BSD.flatten(0, 1)
@@ -122,7 +107,7 @@ class CausalLM:
     @torch.no_grad()
     def predict(self, module: nn.Module, batch: Batch) -> list[Part]:
         """The log-probability of every target."""
-        model = cast(HiddenAndLogits, module)
+        model = cast(LanguageModel, module)
         hidden_BSD = model.hidden(
             batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"]
         )

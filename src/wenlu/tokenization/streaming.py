@@ -18,11 +18,9 @@ class StreamDecoder(Protocol):
 
     def push(self, id: int) -> str:
         """The text that is certain now that this id has come: complete characters only, often ``""``."""
-        ...
 
     def finish(self) -> str:
         """What was held back; call it once, after the last id."""
-        ...
 
 
 class ByteStreamDecoder:

@@ -28,17 +28,7 @@ from wenlu.tokenization.special import as_text_only
 from wenlu.tokenization.streaming import ByteStreamDecoder, ByteTable, StreamDecoder, TextStreamDecoder
 from wenlu.tokenization.surrogates import utf8_bytes
 
-__all__ = [
-    "END_TOKEN",
-    "PAD_TOKEN",
-    "UNKNOWN_TOKEN",
-    "Encoding",
-    "IdArray",
-    "StreamDecoder",
-    "Tokenizer",
-    "TokenizerKind",
-    "TokenizerSettings",
-]
+__all__ = ["Encoding", "IdArray", "Tokenizer", "TokenizerKind", "TokenizerSettings"]
 
 IdArray = npt.NDArray[np.uint32]
 
