@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import RequestError
@@ -47,7 +46,7 @@ class Model:
     @property
     def language_model(self) -> LanguageModel:
         """The model itself: token ids in, logits out."""
-        return cast(LanguageModel, self.bundle.model)
+        return self.bundle.language_model
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -37,6 +37,11 @@ class Bundle:
     generation: GenerationSettings
     path: Path
 
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model with the calls of every language model."""
+        return cast(LanguageModel, self.model)
+
 
 def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") -> Bundle:
     """Load a model directory, a run or a name under ``runs/``; None is the newest finished run, which is announced.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from wenlu.evaluation.evaluator import Evaluation
 from wenlu.metrics.significance import Difference, paired_difference
@@ -20,8 +20,15 @@ class Pair:
     difference: Difference
 
     def as_record(self) -> dict[str, object]:
-        """For JSON."""
-        return {"first": self.first, "second": self.second, **difference_record(self.difference)}
+        """For JSON, the interval as a pair."""
+        interval = self.difference.interval
+        return {
+            "first": self.first,
+            "second": self.second,
+            "difference": self.difference.value,
+            "interval": [interval.low, interval.high] if interval else None,
+            "p_value": self.difference.p_value,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,3 @@ def compare(evaluations: Mapping[str, Evaluation], *, language: str | None = Non
         for first, second in itertools.permutations(ranking, 2)
     )
     return Comparison(ranking, pairs)
-
-
-def difference_record(difference: Difference | None) -> dict[str, object]:
-    """A difference for JSON, its interval as a pair."""
-    if difference is None:
-        return {"difference": None, "interval": None, "p_value": None}
-    interval = asdict(difference.interval) if difference.interval else None
-    return {
-        "difference": difference.value,
-        "interval": [interval["low"], interval["high"]] if interval else None,
-        "p_value": difference.p_value,
-    }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.runs import Run, is_run
@@ -33,7 +33,7 @@ class Contestant:
     @property
     def model(self) -> LanguageModel:
         """The model with the calls of every language model."""
-        return language_model(self.bundle)
+        return self.bundle.language_model
 
     def windows(self, *, context: int | None = None, stride: int | None = None) -> Windows:
         """The window rule of its run, with what the user gave; a context alone is stepped through by halves.
@@ -67,7 +67,7 @@ def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contest
         CheckpointError: the model is missing or damaged.
     """
     bundle = load_bundle(where, device=device)
-    model = language_model(bundle)
+    model = bundle.language_model
     run = run_of(bundle.path)
     context = stride = 0
     if run is not None and run.has_settings():
@@ -75,8 +75,7 @@ def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contest
         context = settings.evaluate.context or settings.train.sequence_length
         stride = settings.evaluate.stride
     context = min(context or DEFAULT_CONTEXT, model.max_positions or context or DEFAULT_CONTEXT)
-    status: Mapping[str, object] = run.status() if run is not None else {}
-    seconds = status.get("seconds")
+    seconds = run.status().get("seconds") if run is not None else None
     return Contestant(
         name=(run.path if run is not None else bundle.path).resolve().name,
         bundle=bundle,
@@ -85,13 +84,8 @@ def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contest
         stride=min(stride or max(1, context // 2), context),
         parameters=model.statistics(sequence_length=context).parameters,
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
-        trained_tokens=_trained_tokens(run),
+        trained_tokens=(int(logged_sum(run.read_log(), "tokens")) or None) if run is not None else None,
     )
-
-
-def language_model(bundle: Bundle) -> LanguageModel:
-    """The model of a bundle with the calls of every language model."""
-    return cast(LanguageModel, bundle.model)
 
 
 def run_of(model_path: Path) -> Run | None:
@@ -113,13 +107,7 @@ def store_of(run: Run) -> str | None:
     return store if isinstance(store, str) else None
 
 
-def _trained_tokens(run: Run | None) -> int | None:
-    """Tokens read in all steps of the log; a model that is fitted by counting read its training split once."""
-    if run is None:
-        return None
-    total = 0
-    for record in run.read_log():
-        tokens = record.get("tokens")
-        if record.get("event") in ("step", "fit") and isinstance(tokens, int):
-            total += tokens
-    return total or None
+def logged_sum(log: Iterable[Mapping[str, object]], name: str) -> float:
+    """A field summed over the steps of a run's log, or of the one fit of a model that is fitted by counting."""
+    values = (record.get(name) for record in log if record.get("event") in ("step", "fit"))
+    return math.fsum(value for value in values if isinstance(value, int | float))

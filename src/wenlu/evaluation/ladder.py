@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,11 +22,11 @@ from wenlu.core.runs import Run, is_run
 from wenlu.core.settings import load
 from wenlu.data.store import Store
 from wenlu.evaluation.compare import Comparison, compare
+from wenlu.evaluation.contestants import logged_sum
 from wenlu.evaluation.documents import TokenizedDocument, sample_documents, store_documents
 from wenlu.evaluation.evaluator import Evaluation, evaluate_documents, evaluate_split
 from wenlu.evaluation.mixing import fit_mixture
 from wenlu.evaluation.scoring import Windows
-from wenlu.models.config import LanguageModel
 from wenlu.models.mixture import Mixture
 from wenlu.training.results import RunResult
 from wenlu.training.run import resume_run, train_run
@@ -112,11 +112,7 @@ class Ladder:
                 for language, comparison in self.comparisons.items()
             },
             "mixture_weights": dict(self.weights),
-            "forecast": {
-                "target": self.forecast.target,
-                "seconds": self.forecast.seconds,
-                "gain_per_doubling": self.forecast.gain_per_doubling,
-            },
+            "forecast": asdict(self.forecast),
         }
 
 
@@ -140,7 +136,7 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
         bundles[name] = load_bundle(directory / name)
     windows = Windows(CONTEXT, STRIDE)
     weights = fit_mixture(
-        [_model(bundles[name]) for name in MIXED],
+        [bundles[name].language_model for name in MIXED],
         sample_documents(store_documents(store.validation), _WEIGHT_TOKENS),
         names=MIXED,
         end_id=store.validation.end_id,
@@ -205,28 +201,25 @@ def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) ->
 def _mix(path: Path, bundles: Sequence[Bundle], weights: Sequence[float]) -> Bundle:
     """Publish the mixture as a model directory."""
     mixture = Mixture([bundle.model for bundle in bundles], weights)
-    publish(
-        path,
-        lambda folder: save_bundle(folder, model=mixture, tokenizer=bundles[0].tokenizer),
-        replace=path.exists(),
-    )
+    tokenizer = bundles[0].tokenizer
+    publish(path, lambda folder: save_bundle(folder, model=mixture, tokenizer=tokenizer), replace=path.exists())
     return load_bundle(path)
 
 
 def _rung(name: str, bundle: Bundle, store: Store, directory: Path, windows: Windows) -> Rung:
-    documents = store_documents(store.test)
+    model, documents = bundle.language_model, store_documents(store.test)
     notice("ladder.scoring", name=name, documents=store.test.num_documents)
     evaluation = evaluate_documents(
-        _model(bundle), documents, end_id=store.test.end_id, windows=windows, total_tokens=store.test.num_tokens
+        model, documents, end_id=store.test.end_id, windows=windows, total_tokens=store.test.num_tokens
     )
     parts = MIXED if name == MIXTURE else (name,)
     logs = [Run.open(directory / part).read_log() for part in parts]
     return Rung(
         name=name,
         path=directory / name,
-        seconds=math.fsum(_sum(log, "seconds") for log in logs),
-        tokens=int(sum(_sum(log, "tokens") for log in logs)),
-        parameters=_model(bundle).statistics(sequence_length=CONTEXT).parameters,
+        seconds=math.fsum(logged_sum(log, "seconds") for log in logs),
+        tokens=int(sum(logged_sum(log, "tokens") for log in logs)),
+        parameters=model.statistics(sequence_length=CONTEXT).parameters,
         evaluation=evaluation,
         curve=_curve(logs[0]) if len(logs) == 1 else (),
     )
@@ -249,15 +242,6 @@ def _forecast(rungs: Sequence[Rung], store: Store, ngram: Bundle) -> Forecast:
     settings = EvaluateSettings()
     target = evaluate_split(ngram.model, store.validation, settings, context=CONTEXT, max_tokens=_CURVE_TOKENS)
     return crossing(transformer.curve, target["bits_per_byte"])
-
-
-def _sum(log: Sequence[Mapping[str, object]], name: str) -> float:
-    """A field summed over the steps of a run, or of its one fit."""
-    return math.fsum(cast(float, record[name]) for record in log if record["event"] in ("step", "fit"))
-
-
-def _model(bundle: Bundle) -> LanguageModel:
-    return cast(LanguageModel, bundle.model)
 
 
 def prompts(store: Store, *, languages: Sequence[str] = ("zh", "en")) -> dict[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wenlu.data.store import Store
     from wenlu.data.tokens import PackSettings
     from wenlu.evaluation.ladder import Ladder, Rung
+    from wenlu.metrics.significance import Difference
 
 CORPUS = "demo"
 VOCAB_SIZE = 8192
@@ -135,19 +136,16 @@ def _store(directory: Path, settings: PackSettings) -> Store:
 
 def _samples(store: Store, ladder: Ladder) -> list[dict[str, str]]:
     """How the Transformer and the mixture continue the first words of a held-out document of each language."""
-    from typing import cast
-
     from wenlu.bundle import load_bundle
     from wenlu.evaluation.ladder import MIXTURE, TRANSFORMER, prompts
     from wenlu.generation.settings import GenerationSettings
     from wenlu.generation.text import complete, prepare
-    from wenlu.models.config import LanguageModel
 
     settings = GenerationSettings(max_new_tokens=NEW_TOKENS, temperature=0.7, top_p=0.9, seed=1)
     samples = []
     for name in (TRANSFORMER, MIXTURE):
         bundle = load_bundle(ladder.rung(name).path)
-        model = cast(LanguageModel, bundle.model)
+        model = bundle.language_model
         for language, words in prompts(store).items():
             prompt = prepare(bundle.tokenizer, words, settings, max_positions=model.max_positions)
             [completion] = complete(model, bundle.tokenizer, prompt, settings)
@@ -256,10 +254,7 @@ def _heading(language: str) -> str:
     return text("demo.column_all") if language == "all" else language
 
 
-def _difference(difference: object) -> str:
-    from wenlu.metrics.significance import Difference
-
-    assert isinstance(difference, Difference)
+def _difference(difference: Difference) -> str:
     if difference.interval is None:
         return f"{difference.value:+.3f}"
     return f"{difference.value:+.3f} [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"

@@ -51,13 +51,12 @@ def command(
 ) -> None:
     """Load, continue, print."""
     from wenlu.bundle import load_bundle
-    from wenlu.evaluation.contestants import language_model
     from wenlu.generation.text import prepare
 
     content = text_argument(prompt)
     bundle = load_bundle(model, device=device)
     settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
-    request = prepare(bundle.tokenizer, content, settings, max_positions=language_model(bundle).max_positions)
+    request = prepare(bundle.tokenizer, content, settings, max_positions=bundle.language_model.max_positions)
     started = time.perf_counter()
     completions = _continue(bundle, request, settings, echo=not no_echo, quiet=json_output)
     _finish(bundle, request, settings, completions, seconds=time.perf_counter() - started, json_output=json_output)
@@ -68,22 +67,21 @@ def _continue(
 ) -> list[Completion]:
     """Generate; one sequence is printed as it comes, several when all are there."""
     from wenlu.core.messages import text
-    from wenlu.evaluation.contestants import language_model
     from wenlu.generation.text import complete, stream_text
 
     prompt = request.text if echo else ""
     if quiet:
-        return complete(language_model(bundle), bundle.tokenizer, request, settings)
+        return complete(bundle.language_model, bundle.tokenizer, request, settings)
     if settings.num_sequences == 1:
         output.stream(prompt)
         finished: list[Completion] = []
-        for piece in stream_text(language_model(bundle), bundle.tokenizer, request, settings):
+        for piece in stream_text(bundle.language_model, bundle.tokenizer, request, settings):
             output.stream(piece.text)
             if piece.completion is not None:
                 finished.append(piece.completion)
         output.stream("\n")
         return finished
-    completions = complete(language_model(bundle), bundle.tokenizer, request, settings)
+    completions = complete(bundle.language_model, bundle.tokenizer, request, settings)
     for number, completion in enumerate(completions, start=1):
         reason = text(f"generation.reason_{completion.finish_reason}")
         heading = text("generation.sequence", number=number, total=len(completions), reason=reason)

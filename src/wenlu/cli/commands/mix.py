@@ -27,8 +27,6 @@ DEFAULT_MAX_TOKENS = 131_072
 @output.run
 def command(first: str, second: str, data: str, target: str, context: int, max_tokens: int, replace: bool) -> None:
     """Fit the weights on the store's validation documents and write the mixture."""
-    from typing import cast
-
     from wenlu.bundle import load_bundle, save_bundle
     from wenlu.core.errors import DataError, RequestError
     from wenlu.core.publication import check_target, publish
@@ -36,7 +34,6 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
     from wenlu.evaluation.documents import sample_documents, store_documents
     from wenlu.evaluation.mixing import fit_mixture
     from wenlu.evaluation.scoring import Windows
-    from wenlu.models.config import LanguageModel
     from wenlu.models.mixture import Mixture
 
     path = Path(target)
@@ -48,7 +45,7 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
         raise DataError("mixture.no_validation", path=data)
     bundles = [load_bundle(name) for name in (first, second)]
     _check_tokenizers(bundles, store)
-    models = [cast(LanguageModel, bundle.model) for bundle in bundles]
+    models = [bundle.language_model for bundle in bundles]
     limit = max_tokens or store.validation.num_tokens
     documents = sample_documents(store_documents(store.validation), limit)
     limits = [model.max_positions for model in models if model.max_positions is not None]
@@ -109,12 +106,7 @@ def _show(
         (name, weight, f"{loss:.4f}", f"{bit:.4f}")
         for name, weight, loss, bit in zip([*names, text("mixture.mixed")], shown, losses, bits, strict=True)
     ]
-    columns = [
-        text("mixture.column_model"),
-        text("mixture.column_weight"),
-        text("mixture.column_loss"),
-        text("mixture.column_bits"),
-    ]
+    columns = [text(f"mixture.column_{name}") for name in ("model", "weight", "loss", "bits")]
     title = text("mixture.title", documents=record["documents"], tokens=record["tokens"], context=record["context"])
     footer = text("mixture.written", path=record["path"]) + "\n" + text("mixture.on_fitting_text") + "\n"
     output.result(record, text=footer, table=output.table(columns, rows, title=title))
