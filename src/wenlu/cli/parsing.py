@@ -200,6 +200,13 @@ def json_option(function: F) -> F:
     return click.option("--json", "json_output", is_flag=True, cls=Option, help_id="cli.option_json")(function)
 
 
+def reading_options(function: F) -> F:
+    """Decorator: how texts are read; the command gets ``**reading``, settings of ``[data]`` by their names."""
+    function = option("reading", "--encoding")(function)
+    function = option("reading", "--text-field")(function)
+    return option("reading", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))(function)
+
+
 def usage_error(error: click.ClickException) -> WenluError:
     """Click's error about how a command was called, in our own words."""
     context = getattr(error, "ctx", None)

@@ -11,24 +11,6 @@ DropReason = Literal["empty", "null", "too_short", "duplicate", "held_out_elsewh
 ChangeReason = Literal["line_ends", "control_characters", "white_space", "nfc", "bad_bytes", "surrogates"]
 SuspectReason = Literal["misread"]
 SkipReason = Literal["unknown_format", "about_the_corpus", "given_twice"]
-
-REASONS: dict[DropReason | ChangeReason | SuspectReason | SkipReason, str] = {
-    "empty": "data.reason_empty",
-    "null": "data.reason_null",
-    "too_short": "data.reason_too_short",
-    "duplicate": "data.reason_duplicate",
-    "held_out_elsewhere": "data.reason_held_out_elsewhere",
-    "line_ends": "data.reason_line_ends",
-    "control_characters": "data.reason_control_characters",
-    "white_space": "data.reason_white_space",
-    "nfc": "data.reason_nfc",
-    "bad_bytes": "data.reason_bad_bytes",
-    "surrogates": "data.reason_surrogates",
-    "misread": "data.reason_misread",
-    "unknown_format": "data.reason_unknown_format",
-    "about_the_corpus": "data.reason_about_the_corpus",
-    "given_twice": "data.reason_given_twice",
-}
 EXAMPLES_KEPT = 5
 
 
@@ -125,17 +107,18 @@ class Report:
     def announce(self) -> None:
         """Say on the terminal what was not taken as it was."""
         for reason, account in sorted(self.skipped.items()):
-            notice(
-                "data.skipped_files",
-                count=account.files,
-                reason=Notice(REASONS[reason]),
-                examples=", ".join(account.examples),
-            )
+            examples = ", ".join(account.examples)
+            notice("data.skipped_files", count=account.files, reason=_said(reason), examples=examples)
         for why, tally in sorted(self.dropped.items()):
-            notice("data.dropped", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[why]))
+            notice("data.dropped", count=tally.documents, characters=tally.characters, reason=_said(why))
         for what, tally in sorted(self.changed.items()):
-            notice("data.changed", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[what]))
+            notice("data.changed", count=tally.documents, characters=tally.characters, reason=_said(what))
         for doubt, tally in sorted(self.suspicious.items()):
-            warn("data.suspicious", count=tally.documents, characters=tally.characters, reason=Notice(REASONS[doubt]))
+            warn("data.suspicious", count=tally.documents, characters=tally.characters, reason=_said(doubt))
         if self.cut_documents:
             notice("data.cut", count=self.cut_documents, parts=self.cut_parts)
+
+
+def _said(reason: str) -> Notice:
+    """A reason in the reader's language."""
+    return Notice(f"data.reason_{reason}")

@@ -13,12 +13,7 @@ from wenlu.data.spool import Spool
 from wenlu.data.store import SPLITS, Split
 
 Rule = Literal["hash", "tails", "given", "nothing"]
-RULES: dict[str, str] = {
-    "hash": "data.rule_hash",
-    "tails": "data.rule_tails",
-    "given": "data.rule_given",
-    "nothing": "data.rule_nothing",
-}
+
 FEWEST_FOR_HASHING = 20
 TAIL = 0.1  # of each file, when there are fewer documents
 _FEWEST_CHARACTERS = 10

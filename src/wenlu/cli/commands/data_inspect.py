@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,30 +10,23 @@ import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import reading_options
 from wenlu.core.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.data.inspection import Inspection
+    from wenlu.data.report import Tally
     from wenlu.data.store import Store
 
 
 @output.command("data_inspect")
 @argument("data_inspect", "paths", nargs=-1, required=True)
-@option("data_inspect", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
-@option("data_inspect", "--text-field")
-@option("data_inspect", "--encoding")
+@reading_options
 @option("data_inspect", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @option("data_inspect", "--examples", type=click.IntRange(min=0), default=3, show_default=True)
 @output.run
-def command(
-    paths: tuple[str, ...],
-    document: str | None,
-    text_field: str | None,
-    encoding: str | None,
-    overrides: tuple[str, ...],
-    examples: int,
-) -> int:
+def command(paths: tuple[str, ...], overrides: tuple[str, ...], examples: int, **reading: str | None) -> int:
     """Read everything, print the account; exit 2 when a file could not be read to its end."""
     from wenlu.core import settings
     from wenlu.data.inspection import inspect_texts
@@ -43,12 +36,8 @@ def command(
     if len(paths) == 1 and Store.is_store(Path(paths[0])):
         _show_store(Store.open(Path(paths[0])))
         return EXIT_DONE
-    values = {
-        "data.paths": list(paths),
-        "data.document": document,
-        "data.text_field": text_field,
-        "data.encoding": encoding,
-    }
+    values: dict[str, object] = {f"data.{name}": value for name, value in reading.items()}
+    values["data.paths"] = list(paths)
     resolved = settings.load(PackSettings, overrides=overrides, values=values)
     found = inspect_texts(resolved.value.data, examples=examples)
     table = output.table([text("data.column_item"), text("data.column_value")], _rows(found))
@@ -58,8 +47,6 @@ def command(
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
-    from wenlu.data.report import REASONS
-
     report = found.report
 
     def amount(documents: int, characters: int) -> str:
@@ -75,30 +62,27 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     ]
     for name, tally in sorted(found.languages.items(), key=lambda entry: -entry[1].characters):
         rows.append((text("data.language_share", name=name), amount(tally.documents, tally.characters)))
-    for why, tally in sorted(report.dropped.items()):
-        rows.append(
-            (text("data.dropped_because", reason=text(REASONS[why])), amount(tally.documents, tally.characters))
-        )
-    for what, tally in sorted(report.changed.items()):
-        rows.append(
-            (text("data.changed_because", reason=text(REASONS[what])), amount(tally.documents, tally.characters))
-        )
-    for doubt, tally in sorted(report.suspicious.items()):
-        label = text("data.suspicious_because", reason=text(REASONS[doubt]))
-        rows.append((label, amount(tally.documents, tally.characters)))
+    happened: list[tuple[str, Iterable[tuple[str, Tally]]]] = [
+        ("dropped", report.dropped.items()),
+        ("changed", report.changed.items()),
+        ("suspicious", report.suspicious.items()),
+    ]
+    for what, tallies in happened:
+        for reason, tally in sorted(tallies):
+            label = text(f"data.{what}_because", reason=text(f"data.reason_{reason}"))
+            rows.append((label, amount(tally.documents, tally.characters)))
     if report.cut_documents:
         rows.append((text("data.cut_parts"), f"{report.cut_parts:,}"))
     for reason, skipped in sorted(report.skipped.items()):
-        rows.append((text("data.skipped_because", reason=text(REASONS[reason])), f"{skipped.files:,}"))
+        rows.append((text("data.skipped_because", reason=text(f"data.reason_{reason}")), f"{skipped.files:,}"))
     rows += [(text("data.example", source=source), beginning) for source, beginning in found.examples]
     return rows
 
 
 def _show_store(store: Store) -> None:
-    from wenlu.data.splitting import RULES
     from wenlu.data.store import SPLITS
 
-    rule = text(RULES[str(store.record["split_rule"])])
+    rule = text(f"data.rule_{store.record['split_rule']}")
     summary = text("data.tokenizer_summary", kind=store.tokenizer.kind, vocab_size=store.tokenizer.vocab_size)
     lines = [
         f"{text('data.tokenizer')}: {summary}",
@@ -113,15 +97,8 @@ def _show_store(store: Store) -> None:
 
 def split_table(splits: list[tuple[str, Mapping[str, object]]]) -> output.Table:
     """One row a split, from the summaries in ``data.json``."""
-    columns = [
-        text("data.column_split"),
-        text("data.column_documents"),
-        text("data.column_tokens"),
-        text("data.column_characters"),
-        text("data.column_bytes"),
-        text("data.column_bytes_per_token"),
-        text("data.column_not_lossless"),
-    ]
+    names = ("split", "documents", "tokens", "characters", "bytes", "bytes_per_token", "not_lossless")
+    columns = [text(f"data.column_{name}") for name in names]
     rows = []
     for name, summary in splits:
         documents, tokens, characters, size, lossy = (

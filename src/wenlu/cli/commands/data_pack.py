@@ -9,6 +9,7 @@ import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import reading_options
 from wenlu.core.messages import text
 
 
@@ -22,9 +23,7 @@ from wenlu.core.messages import text
 @option("data_pack", "--validation-fraction", type=float)
 @option("data_pack", "--test", multiple=True, metavar="PATH")
 @option("data_pack", "--test-fraction", type=float)
-@option("data_pack", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
-@option("data_pack", "--text-field")
-@option("data_pack", "--encoding")
+@reading_options
 @option("data_pack", "--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @option("data_pack", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @option("data_pack", "--replace", is_flag=True)
@@ -39,12 +38,10 @@ def command(
     validation_fraction: float | None,
     test: tuple[str, ...],
     test_fraction: float | None,
-    document: str | None,
-    text_field: str | None,
-    encoding: str | None,
     workers: int,
     overrides: tuple[str, ...],
     replace: bool,
+    **reading: str | None,
 ) -> None:
     """Resolve the settings, build the store, print a table of its splits."""
     import time
@@ -61,9 +58,7 @@ def command(
         "data.validation_fraction": validation_fraction,
         "data.test_paths": list(test) or None,
         "data.test_fraction": test_fraction,
-        "data.document": document,
-        "data.text_field": text_field,
-        "data.encoding": encoding,
+        **{f"data.{name}": value for name, value in reading.items()},
         "tokenizer.vocab_size": vocab_size,
         "tokenizer.kind": kind,
     }

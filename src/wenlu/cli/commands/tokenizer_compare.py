@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import reading_options
 from wenlu.core.messages import text
 
 
 @output.command("tokenizer_compare")
 @argument("tokenizer_compare", "directories", nargs=-1, required=True)
 @option("tokenizer_compare", "--data", "paths", multiple=True, required=True, metavar="PATH")
-@option("tokenizer_compare", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
-@option("tokenizer_compare", "--text-field")
-@option("tokenizer_compare", "--encoding")
+@reading_options
 @output.run
-def command(
-    directories: tuple[str, ...],
-    paths: tuple[str, ...],
-    document: str | None,
-    text_field: str | None,
-    encoding: str | None,
-) -> None:
+def command(directories: tuple[str, ...], paths: tuple[str, ...], **reading: str | None) -> None:
     """Measure every tokenizer on every document and print a row a tokenizer and language."""
     from dataclasses import asdict
 
@@ -35,13 +26,7 @@ def command(
     from wenlu.tokenization.report import ALL, compare
     from wenlu.tokenization.tokenizer import Tokenizer
 
-    values: dict[str, object] = {
-        "paths": list(paths),
-        "document": document,
-        "text_field": text_field,
-        "encoding": encoding,
-    }
-    data = settings.load(DataSettings, values=values).value
+    data = settings.load(DataSettings, values={"paths": list(paths), **reading}).value
     tokenizers = {directory: Tokenizer.load(Path(directory)) for directory in directories}
     report = Report()
     results = compare(tokenizers, (one.text for one in read_documents(data, report)))
@@ -63,17 +48,9 @@ def command(
         for directory, tallies in results.items()
         for language, tally in tallies.items()
     ]
-    columns = [
-        text("tokenization.column_tokenizer"),
-        text("tokenization.column_vocabulary"),
-        text("tokenization.column_language"),
-        text("tokenization.column_documents"),
-        text("tokenization.column_tokens"),
-        text("tokenization.column_bytes_per_token"),
-        text("tokenization.column_characters_per_token"),
-        text("tokenization.column_unknown"),
-        text("tokenization.column_failures"),
-    ]
+    of = ("tokenizer", "vocabulary", "language", "documents", "tokens")
+    measured = ("bytes_per_token", "characters_per_token", "unknown", "failures")
+    columns = [text(f"tokenization.column_{name}") for name in (*of, *measured)]
     notes = [
         text("tokenization.first_failure", tokenizer=directory, excerpt=tallies[ALL].first_failure)
         for directory, tallies in results.items()

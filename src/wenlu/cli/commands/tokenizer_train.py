@@ -8,6 +8,7 @@ import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import reading_options
 from wenlu.core.messages import text
 
 
@@ -20,9 +21,7 @@ from wenlu.core.messages import text
 @option("tokenizer_train", "--normalization", type=click.Choice(["none", "nfc", "nfkc"]))
 @option("tokenizer_train", "--lowercase", is_flag=True)
 @option("tokenizer_train", "--special-token", "special_tokens", multiple=True, metavar="TOKEN")
-@option("tokenizer_train", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))
-@option("tokenizer_train", "--text-field")
-@option("tokenizer_train", "--encoding")
+@reading_options
 @option("tokenizer_train", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @option("tokenizer_train", "--replace", is_flag=True)
 @output.run
@@ -35,11 +34,9 @@ def command(
     normalization: str | None,
     lowercase: bool,
     special_tokens: tuple[str, ...],
-    document: str | None,
-    text_field: str | None,
-    encoding: str | None,
     overrides: tuple[str, ...],
     replace: bool,
+    **reading: str | None,
 ) -> None:
     """Read the texts, learn a vocabulary, publish the directory."""
     import time
@@ -52,9 +49,7 @@ def command(
 
     values: dict[str, object] = {
         "data.paths": list(paths),
-        "data.document": document,
-        "data.text_field": text_field,
-        "data.encoding": encoding,
+        **{f"data.{name}": value for name, value in reading.items()},
         "tokenizer.kind": kind,
         "tokenizer.vocab_size": vocab_size,
         "tokenizer.min_frequency": min_frequency,
