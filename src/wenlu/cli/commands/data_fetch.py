@@ -30,10 +30,11 @@ def command(names: tuple[str, ...], listing: bool, refresh: bool) -> None:
 
 def _show_catalogue(names: tuple[str, ...]) -> None:
     from wenlu.core.messages import text
-    from wenlu.data.corpora._catalogue import entries, spoken
-    from wenlu.data.fetch import available, available_corpora, cached
+    from wenlu.data.corpora._catalogue import catalogue, entries, spoken
+    from wenlu.data.fetch import cached
 
-    shown = [entry for name in names for entry in entries(name)] or available()
+    texts, corpora = catalogue()
+    shown = [entry for name in names for entry in entries(name)] or list(texts.values())
     records: list[dict[str, object]] = []
     rows = []
     for entry in shown:
@@ -55,32 +56,15 @@ def _show_catalogue(names: tuple[str, ...]) -> None:
                 "path": str(fetched.path) if fetched else None,
             }
         )
-        megabytes = f"{entry.download_bytes / 1e6:.1f}"
+        sizes = (f"{entry.characters:,}", f"{entry.download_bytes / 1e6:.1f}")
         answer = text("fetch.yes") if fetched else text("fetch.no")
-        rows.append(
-            (
-                entry.name,
-                " ".join(entry.languages),
-                f"{entry.characters:,}",
-                megabytes,
-                spoken(entry.licence),
-                answer,
-                spoken(entry.title),
-            )
-        )
-    columns = [
-        text("fetch.column_name"),
-        text("fetch.column_language"),
-        text("fetch.column_size"),
-        text("fetch.column_download"),
-        text("fetch.column_licence"),
-        text("fetch.column_fetched"),
-        text("fetch.column_what"),
-    ]
-    corpora = available_corpora()
-    groups = [f"{one.name}: {spoken(one.about)}\n  = {' '.join(one.texts)}" for one in corpora]
+        languages, licence = " ".join(entry.languages), spoken(entry.licence)
+        rows.append((entry.name, languages, *sizes, licence, answer, spoken(entry.title)))
+    headings = ("name", "language", "size", "download", "licence", "fetched", "what")
+    columns = [text(f"fetch.column_{name}") for name in headings]
+    groups = [f"{one.name}: {spoken(one.about)}\n  = {' '.join(one.texts)}" for one in corpora.values()]
     table = output.table(columns, rows, title=text("fetch.list_texts"))
-    listed = [{"name": one.name, "texts": one.texts, "what": spoken(one.about)} for one in corpora]
+    listed = [{"name": one.name, "texts": one.texts, "what": spoken(one.about)} for one in corpora.values()]
     output.result(
         {"texts": records, "corpora": listed},
         text="\n".join([text("fetch.list_corpora"), *groups, ""]),
@@ -97,13 +81,7 @@ def _show_fetched(fetched: list[FetchedText]) -> None:
         left_out = _total(record["dropped"], "characters")
         numbers = (_total(record["documents"]), _total(record["characters"]), left_out)
         rows.append((record["name"], *(f"{number:,}" for number in numbers), one.path))
-    columns = [
-        text("fetch.column_name"),
-        text("fetch.column_documents"),
-        text("fetch.column_size"),
-        text("fetch.column_left_out"),
-        text("fetch.column_path"),
-    ]
+    columns = [text(f"fetch.column_{name}") for name in ("name", "documents", "size", "left_out", "path")]
     records = [{**one.record, "path": str(one.path), "jsonl": [str(file) for file in one.files]} for one in fetched]
     output.result({"texts": records}, table=output.table(columns, rows))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -78,18 +78,13 @@ def pages(blocks: Iterable[str], *, characters: int) -> Iterator[list[str]]:
         yield page
 
 
-def numbered(title: str, count: int) -> Iterator[str]:
-    """Titles of the pages of one chapter: the title itself when there is one page, else with (1), (2), ..."""
-    for number in range(1, count + 1):
-        yield title if count == 1 else f"{title} ({number})"
-
-
 def page_rows(
-    title: str, blocks: Sequence[str], *, source: str, options: Options, separator: str = "\n\n"
+    title: str, blocks: Iterable[str], *, source: str, options: Options, separator: str = "\n\n"
 ) -> Iterator[Row]:
-    """The documents of one chapter or section."""
+    """The documents of one chapter or section; of several pages each has its number behind the title: (1), (2), ..."""
     split = list(pages(blocks, characters=options.page_characters))
-    for page_title, page in zip(numbered(title, len(split)), split, strict=True):
+    for number, page in enumerate(split, start=1):
+        page_title = title if len(split) == 1 else f"{title} ({number})"
         yield Row(separator.join(page), page_title, source, options.language)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wenlu.data.archives import extract
-from wenlu.data.corpora._rows import Counts, Options, Row, numbered, pages, work_title
+from wenlu.data.corpora._rows import Counts, Options, Row, page_rows, work_title
 
 _SMALL_PUNCTUATION = str.maketrans({"﹐": "，", "﹑": "、", "﹔": "；", "﹕": "：", "﹖": "？", ";": "；", "|": "｜"})
 
@@ -17,10 +17,8 @@ def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iter
     for name, path in files.items():
         with tempfile.TemporaryDirectory(prefix="wenlu-") as folder:
             for inner, text in extract(path, Path(folder), ["*.txt"]).items():
-                split = list(pages(_entries(text, counts), characters=options.page_characters))
-                titles = numbered(work_title(inner, options), len(split))
-                for title, page in zip(titles, split, strict=True):
-                    yield Row("\n".join(page), title, f"{name}/{inner}", options.language)
+                title, entries = work_title(inner, options), _entries(text, counts)
+                yield from page_rows(title, entries, source=f"{name}/{inner}", options=options, separator="\n")
 
 
 def _entries(path: Path, counts: Counts) -> Iterator[str]:

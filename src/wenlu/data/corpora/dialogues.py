@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from wenlu.data.corpora._rows import Counts, Options, Row, numbered, pages
+from wenlu.data.corpora._rows import Counts, Options, Row, page_rows
 
 _LANGUAGES = {"chinese": "zh", "traditionalchinese": "zh", "english": "en"}
 _ITEM = re.compile(r"^(?P<indent> *)(?P<dashes>(?:- +)+)(?P<text>.*)$")
@@ -27,13 +28,12 @@ _NOT_PLAIN = re.compile(r"""^[&*!%@`{}\[\]]|^\?\s|: |:$| #""")
 def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
     """Conversations of one file that follow each other share a document, with a blank line between them."""
     for name, path in files.items():
-        language = _LANGUAGES[PurePosixPath(name).parent.name]
+        folder, stem = PurePosixPath(name).parent.name, PurePosixPath(name).stem
+        language = _LANGUAGES[folder]
         characters = options.page_characters if language == "en" else options.page_characters // 3
-        conversations = read_conversations(path.read_text(encoding="utf-8"), counts)
-        split = list(pages(("\n".join(lines) for lines in conversations), characters=characters))
-        title = f"{PurePosixPath(name).parent.name} {PurePosixPath(name).stem}"
-        for page_title, page in zip(numbered(title, len(split)), split, strict=True):
-            yield Row("\n\n".join(page), page_title, name, language)
+        own = replace(options, language=language, page_characters=characters)
+        blocks = map("\n".join, read_conversations(path.read_text(encoding="utf-8"), counts))
+        yield from page_rows(f"{folder} {stem}", blocks, source=name, options=own)
 
 
 def read_conversations(text: str, counts: Counts) -> Iterator[list[str]]:
