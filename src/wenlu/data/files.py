@@ -18,14 +18,7 @@ from wenlu.data.settings import DataSettings
 
 READERS = "wenlu.data.readers"
 COMPRESSIONS = ("gz", "xz", "zst")
-_ABOUT = (
-    "readme",
-    "license",
-    "licence",
-    "copying",
-    "notice",
-    "changelog",
-)  # in folders: about a corpus, not part of it
+_ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog")  # in folders: no part of a corpus
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -36,10 +36,7 @@ class Inspection:
         return {
             **self.report.as_record(),
             "duplicates": self.duplicates,
-            "languages": {
-                name: {"documents": tally.documents, "characters": tally.characters}
-                for name, tally in sorted(self.languages.items())
-            },
+            "languages": {name: asdict(tally) for name, tally in sorted(self.languages.items())},
             "length_quantiles": dict(zip(map(str, QUANTILES), self.length_quantiles, strict=False)),
             "examples": [{"source": source, "text": text} for source, text in self.examples],
             "problems": [{"id": error.id, **error_parts(error.id, error.values)} for error in self.problems],

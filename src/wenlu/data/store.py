@@ -21,7 +21,7 @@ import os
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -137,25 +137,16 @@ class TokenStore:
         return np.frombuffer(raw, dtype=self.tokens.dtype).astype(np.int64)
 
 
+@dataclass(eq=False, repr=False)
 class Store:
     """A packed corpus: three splits, their tokenizer and the record of how they were made."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        train: TokenStore,
-        validation: TokenStore,
-        test: TokenStore,
-        record: Mapping[str, object],
-        fingerprint: str,
-    ) -> None:
-        self.path = path
-        self.train = train
-        self.validation = validation
-        self.test = test
-        self.record = record
-        self.fingerprint = fingerprint
+    path: Path
+    train: TokenStore
+    validation: TokenStore
+    test: TokenStore
+    record: Mapping[str, object]
+    fingerprint: str
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -205,13 +196,7 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenStore:
     token_file, index_file = path / f"{name}.bin", path / f"{name}.index.safetensors"
     columns = load_file(index_file)
-    index = DocumentIndex(
-        bounds=columns["bounds"],
-        original_bytes=columns["original_bytes"],
-        characters=columns["characters"],
-        languages=columns["languages"],
-        lossless=columns["lossless"],
-    )
+    index = DocumentIndex(**{column.name: columns[column.name] for column in fields(DocumentIndex)})
     vocab_size, end_id, names = header["vocab_size"], header["end_id"], header["languages"]
     if not (isinstance(vocab_size, int) and isinstance(end_id, int) and isinstance(names, list)):
         raise ValueError("store.json: vocab_size, end_id or languages")
@@ -219,11 +204,7 @@ def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenS
     num_tokens = int(index.bounds[-1])
     if token_file.stat().st_size != num_tokens * dtype.itemsize:
         raise ValueError(f"{token_file.name}: {token_file.stat().st_size} bytes, {num_tokens} tokens expected")
-    tokens: TokenArray
-    if num_tokens:
-        tokens = np.memmap(token_file, dtype=dtype, mode="r")
-    else:
-        tokens = np.empty(0, dtype=dtype)
+    tokens: TokenArray = np.memmap(token_file, dtype=dtype, mode="r") if num_tokens else np.empty(0, dtype=dtype)
     digests = header["digests"]
     if not isinstance(digests, Mapping):
         raise ValueError("store.json: digests")

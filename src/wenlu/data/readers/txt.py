@@ -1,4 +1,4 @@
-"""Plain text."""
+"""Plain text, and Markdown, which is taken as the plain text it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wenlu.data.readers import _text
 from wenlu.data.report import Report
 from wenlu.data.settings import DataSettings
 
-SUFFIXES = ("txt", "text")
+SUFFIXES = ("txt", "text", "md", "markdown")
 
 
 def read(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[Record]:
