@@ -65,18 +65,12 @@ def line_chart(chart: Chart) -> str:
     for tick in y_ticks:
         y = y_scale(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{number(tick)}</text>')
-    for tick in x_ticks:
-        x = x_scale(tick)
-        parts.append(
-            f'<text class="tick" x="{x}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>'
-        )
+        parts.append(_text("tick", _LEFT - 8, y + 4, number(tick), anchor="end"))
+    parts += [_text("tick", x_scale(tick), _HEIGHT - _BOTTOM + 18, number(tick)) for tick in x_ticks]
     base, middle = _HEIGHT - _BOTTOM, (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
-    parts.append(
-        f'<text class="label" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(chart.x_label)}</text>'
-    )
-    parts.append(f'<text class="label" x="0" y="14">{html.escape(chart.y_label)}</text>')
+    parts.append(_text("label", middle, _HEIGHT - 6, chart.x_label))
+    parts.append(_text("label", 0, 14, chart.y_label, anchor="start"))
     for index, line in enumerate(lines):
         path = " ".join(f"{x_scale(x)},{y_scale(min(max(y, y_ticks[0]), y_ticks[-1]))}" for x, y in line.points)
         colour = f"line-{index % NUM_COLOURS}"
@@ -110,27 +104,19 @@ def interval_chart(chart: Estimates) -> str:
     for tick in x_ticks:
         x = scale(tick)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - _BOTTOM}"/>')
-        parts.append(
-            f'<text class="tick" x="{x}" y="{height - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>'
-        )
-    parts.append(
-        f'<text class="label" x="{(left + _WIDTH - 64) / 2}" y="{height - 6}" text-anchor="middle">'
-        f"{html.escape(chart.unit)}</text>"
-    )
+        parts.append(_text("tick", x, height - _BOTTOM + 18, number(tick)))
+    parts.append(_text("label", (left + _WIDTH - 64) / 2, height - 6, chart.unit))
     for index, estimate in enumerate(values):
         y = top + 40 * index + 20
         colour = f"line-{index % NUM_COLOURS}"
-        parts.append(
-            f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">{html.escape(estimate.name)}</text>'
-        )
+        parts.append(_text("name", left - 12, y + 4, estimate.name, anchor="end"))
         end = scale(estimate.value)
         if estimate.interval is not None:
             low, end = scale(estimate.interval.low), scale(estimate.interval.high)
             parts.append(f'<line class="curve {colour}" x1="{low}" x2="{end}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="mark {colour}" cx="{scale(estimate.value)}" cy="{y}" r="5"/>')
-        parts.append(
-            f'<text class="value" x="{max(end, scale(estimate.value)) + 10}" y="{y + 4}">{estimate.value:.3f}</text>'
-        )
+        beside = max(end, scale(estimate.value)) + 10
+        parts.append(_text("value", beside, y + 4, f"{estimate.value:.3f}", anchor="start"))
     parts.append("</svg>")
     return _scrolled(parts)
 
@@ -189,6 +175,10 @@ def _visible_range(lines: Sequence[Line]) -> tuple[float, float]:
 def _columns(name: str) -> int:
     """How wide a name is, Chinese characters counting twice."""
     return sum(2 if ord(character) > 0x2E7F else 1 for character in name)
+
+
+def _text(kind: str, x: float, y: float, words: str, *, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{html.escape(words)}</text>'
 
 
 def _open(title: str, height: int) -> str:

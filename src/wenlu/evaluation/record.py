@@ -37,14 +37,8 @@ def write_report(path: Path, record: Mapping[str, object], evaluation: Evaluatio
 
 def evaluation_page(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) -> Report:
     """One model's evaluation as a page."""
-    sections: list[Section] = [
-        Table(
-            text("evaluation.section_scores"),
-            summary_columns(),
-            summary_rows(evaluation),
-            charged_note(evaluation),
-        )
-    ]
+    scores = text("evaluation.section_scores")
+    sections: list[Section] = [Table(scores, summary_columns(), summary_rows(evaluation), charged_note(evaluation))]
     languages = {name: part for name, part in evaluation.by_language.items() if len(evaluation.by_language) > 1}
     estimates = [Estimate(name, part.bits_per_byte, part.bits_per_byte_interval) for name, part in languages.items()]
     if estimates:
@@ -104,15 +98,10 @@ def curve_sections(contestants: Sequence[Contestant]) -> list[Section]:
     """The curves that the logs of the models' runs hold: loss of each step, and validation bits per byte."""
     training = [Line(one.name, _curve(one, "step", "loss")) for one in contestants]
     validation = [Line(one.name, _curve(one, "evaluation", "bits_per_byte")) for one in contestants]
-    labels = {"x_label": text("evaluation.axis_step")}
+    step, bits = text("evaluation.axis_step"), text("evaluation.column_bits_per_byte")
     charts = [
-        Chart(text("evaluation.section_training"), y_label=text("evaluation.axis_loss"), lines=training, **labels),
-        Chart(
-            text("evaluation.section_validation"),
-            y_label=text("evaluation.column_bits_per_byte"),
-            lines=validation,
-            **labels,
-        ),
+        Chart(text("evaluation.section_training"), step, text("evaluation.axis_loss"), training),
+        Chart(text("evaluation.section_validation"), step, bits, validation),
     ]
     return [chart for chart in charts if any(len(line.points) > 1 for line in chart.lines)]
 
@@ -140,18 +129,9 @@ def charged_note(evaluation: Evaluation) -> str:
 
 def comparison_columns() -> list[str]:
     """Column names of ``comparison_rows``."""
-    names = (
-        "model",
-        "bits_per_byte",
-        "interval",
-        "difference",
-        "interval",
-        "p_value",
-        "parameters",
-        "seconds",
-        "trained_tokens",
-    )
-    return [text(f"evaluation.column_{name}") for name in names]
+    scores = ("model", "bits_per_byte", "interval", "difference", "interval", "p_value")
+    costs = ("parameters", "seconds", "trained_tokens")
+    return [text(f"evaluation.column_{name}") for name in (*scores, *costs)]
 
 
 def comparison_rows(
