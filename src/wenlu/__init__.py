@@ -21,19 +21,7 @@ if TYPE_CHECKING:
     from wenlu.api import train_tokenizer as train_tokenizer
     from wenlu.core.errors import WenluError as WenluError
 
-# Public name -> module that has it. A name here never equals a sub-package.
-_PUBLIC = {
-    "Model": "wenlu.api",
-    "evaluate": "wenlu.api",
-    "load": "wenlu.api",
-    "open_store": "wenlu.api",
-    "pack": "wenlu.api",
-    "resume": "wenlu.api",
-    "train": "wenlu.api",
-    "train_tokenizer": "wenlu.api",
-    "WenluError": "wenlu.core.errors",
-}
-
+# A name here never equals a sub-package.
 __all__ = [
     "Model",
     "WenluError",
@@ -49,9 +37,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module 'wenlu' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = "wenlu.core.errors" if name == "WenluError" else "wenlu.api"
+    value: object = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

@@ -87,16 +87,10 @@ class GateError(WenluError):
 class RunError(WenluError):
     """A run cannot start or go on: it is locked, or the machine lacks what it needs."""
 
-    exit_code = EXIT_FAILED
-
 
 class NotFiniteError(WenluError):
     """A loss, a gradient or a weight is NaN or infinite; nothing was changed by the step that found it."""
 
-    exit_code = EXIT_FAILED
-
 
 class DeviceError(WenluError):
     """The processor or the accelerator cannot do what is asked."""
-
-    exit_code = EXIT_FAILED

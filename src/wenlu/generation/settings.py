@@ -74,9 +74,7 @@ class GenerationSettings:
         """
         changes = {name: value for name, value in given.items() if value is not None}
         length = {"max_new_tokens", "max_length"}
-        if (
-            length & changes.keys()
-        ):  # a bound from the command line replaces the model's bounds, it is not added to them
+        if length & changes.keys():  # a bound that is given replaces the model's bounds, it is not added to them
             changes = dict.fromkeys(length) | changes
         asked_greedy = changes.get("do_sample") is False or changes.get("temperature") == 0
         if asked_greedy:
@@ -124,29 +122,16 @@ def _problems(settings: GenerationSettings) -> list[str]:
 
 # Our name -> the name that Hugging Face's GenerationConfig gives the same thing. What it has no name for keeps ours and
 # is written only when it is not the default, so that those libraries read the file without a remark.
+_SAME_NAMES = ("max_new_tokens", "max_length", "min_new_tokens", "do_sample", *SAMPLING_FIELDS, "repetition_penalty")
 HF_NAMES = {
-    "max_new_tokens": "max_new_tokens",
-    "max_length": "max_length",
-    "min_new_tokens": "min_new_tokens",
-    "do_sample": "do_sample",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
+    **{name: name for name in _SAME_NAMES},
     "num_sequences": "num_return_sequences",
     "stop": "stop_strings",
     "end_token_ids": "eos_token_id",
 }
 # Keys of such files that say nothing about how a text is continued, and values at which the others are switched off.
-_SILENT_KEYS = {
-    "transformers_version",
-    "_from_model_config",
-    "bos_token_id",
-    "pad_token_id",
-    "use_cache",
-    "cache_implementation",
-}
+_SILENT_KEYS = {"transformers_version", "_from_model_config", "use_cache", "cache_implementation"}
+_SILENT_KEYS |= {"bos_token_id", "pad_token_id"}
 _OFF: tuple[object, ...] = (None, False, 0, 1, 1.0, [], {}, "")
 
 

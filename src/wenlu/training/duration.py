@@ -12,24 +12,13 @@ from wenlu.core.errors import SettingsError
 Unit = Literal["steps", "epochs", "tokens", "seconds", "percent"]
 
 _UNITS: dict[str, tuple[Unit, float]] = {
-    "step": ("steps", 1),
-    "steps": ("steps", 1),
-    "epoch": ("epochs", 1),
-    "epochs": ("epochs", 1),
-    "token": ("tokens", 1),
-    "tokens": ("tokens", 1),
+    **dict.fromkeys(("step", "steps"), ("steps", 1)),
+    **dict.fromkeys(("epoch", "epochs"), ("epochs", 1)),
+    **dict.fromkeys(("token", "tokens"), ("tokens", 1)),
     "ms": ("seconds", 0.001),
-    "s": ("seconds", 1),
-    "sec": ("seconds", 1),
-    "second": ("seconds", 1),
-    "seconds": ("seconds", 1),
-    "m": ("seconds", 60),
-    "min": ("seconds", 60),
-    "minute": ("seconds", 60),
-    "minutes": ("seconds", 60),
-    "h": ("seconds", 3600),
-    "hour": ("seconds", 3600),
-    "hours": ("seconds", 3600),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), ("seconds", 1)),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), ("seconds", 60)),
+    **dict.fromkeys(("h", "hour", "hours"), ("seconds", 3600)),
     "%": ("percent", 1),
 }
 _MULTIPLES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
