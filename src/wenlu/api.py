@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import RequestError
-from wenlu.core.publication import publish
+from wenlu.core.publication import check_target, publish
 from wenlu.core.settings import load as load_settings
 from wenlu.data.documents import Report, read_documents
 from wenlu.data.settings import DataSettings
@@ -84,6 +84,8 @@ def train_tokenizer(
     output: StringPath | None = None,
 ) -> Tokenizer:
     """A tokenizer trained on text files; saved as Hugging Face files where ``output`` says."""
+    if output is not None:
+        check_target(Path(output), replace=False)  # before the work, not after it
     settings = DataSettings(paths=tuple(str(path) for path in paths))
     report = Report()
     texts = (document.text for document in read_documents(settings, report))

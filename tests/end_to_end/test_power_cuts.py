@@ -22,7 +22,9 @@ from wenlu.training.state import read_state
 def test_flushed_before_named_before_deleted(tmp_path: Path, lane: Lane, figure: Figure) -> None:
     """Data before folder before name before the parent's entry; then power cuts that take whatever was not flushed."""
     strace = needs_tool("strace")
-    run = tmp_path.resolve() / "run"
+    disk = tmp_path.resolve() / "disk"
+    disk.mkdir()
+    run = disk / "runs" / "run"  # two levels below what is there
 
     def child() -> int:
         settings = tiny_settings("train.steps=6", "train.save_every=2", "evaluate.every=1000", "train.keep=1")
@@ -32,19 +34,21 @@ def test_flushed_before_named_before_deleted(tmp_path: Path, lane: Lane, figure:
 
     options = ("-y", "-s", "99999999", "-e", f"trace={CHANGES}", "-o", str(tmp_path / "calls"))
     assert traced(strace, options, child) == 0
-    calls = read_calls(tmp_path / "calls", run.parent)
-    orders = check_order(calls, run)
+    calls = read_calls(tmp_path / "calls", disk)
+    orders = check_order(calls, run, disk)
     seed = random.SystemRandom().getrandbits(32)
     replays = lane(ci=500, nightly=2000)
-    accepted = sum(replay(calls, run, tmp_path / "after", random.Random(seed + number)) for number in range(replays))
+    accepted = sum(
+        replay(calls, run, disk, tmp_path / "after", random.Random(seed + number)) for number in range(replays)
+    )
     assert orders == 4  # three checkpoints and the final model
     assert accepted > replays / 2
     figure(f"{len(calls)} calls, {orders} publications in order; {replays} power cuts (seed {seed}): 0 halves accepted")
 
 
-def check_order(calls: list[Call], run: Path) -> int:
+def check_order(calls: list[Call], run: Path, root: Path) -> int:
     """How many directories were published; each was flushed when it was named, and its parent before all else."""
-    disk, published = Disk(run.parent), 0
+    disk, published = Disk(root), 0
     for call, following in zip(calls, [*calls[1:], None], strict=True):
         if call.name.startswith("rename") and is_published(call.paths[-1], run):
             assert disk.unflushed(call.paths[0]) == []
@@ -60,10 +64,10 @@ def is_published(path: Path, run: Path) -> bool:
     return path == run / "final" or (path.parent == run / "checkpoints" and path.name.startswith("step-"))
 
 
-def replay(calls: list[Call], run: Path, after: Path, draw: random.Random) -> bool:
+def replay(calls: list[Call], run: Path, root: Path, after: Path, draw: random.Random) -> bool:
     """Cut the power at a random call and look at what is left; whether there was a checkpoint to go on from."""
     cut = draw.randrange(1, len(calls) + 1)
-    disk, promised, deleted = Disk(run.parent), 0, set[str]()
+    disk, promised, deleted = Disk(root), 0, set[str]()
     for call, before in zip(calls[:cut], [None, *calls], strict=False):
         disk.apply(call)
         if call.name.startswith("rename") and ".step-" in call.paths[-1].name:
@@ -72,7 +76,7 @@ def replay(calls: list[Call], run: Path, after: Path, draw: random.Random) -> bo
             promised = checkpoint_step(before.paths[-1])
     shutil.rmtree(after, ignore_errors=True)
     disk.write_to(after, draw if draw.random() < 0.5 else None)
-    left = Run(after / run.name)
+    left = Run(after / run.relative_to(root))
     for checkpoint in left.checkpoints():
         if checkpoint.name not in deleted:
             verify(checkpoint)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from forking import fork, kill_self, wait
+from skips import needs_posix
 from tiny_tokenizers import SENTENCES
 from wenlu.cli.main import main
 from wenlu.core.publication import verify
@@ -72,6 +74,33 @@ def test_an_existing_directory_is_kept_unless_replaced(text: Path, tmp_path: Pat
     assert (target / "tokenizer.json").read_bytes() == before
     assert wenlu("train", str(text), "-o", str(target), "--vocab-size", "300", "--replace").exit_code == 0
     assert Tokenizer.load(target).vocab_size == 300
+
+
+def test_a_kill_between_the_two_names_of_a_replacement_costs_nothing(text: Path, tmp_path: Path) -> None:
+    needs_posix()
+    target = tmp_path / "t"
+    words = ("train", str(text), "-o", str(target), "--vocab-size")
+    assert wenlu(*words, "400").exit_code == 0
+    rename = Path.rename
+
+    def move_aside_and_die(path: Path, new: Path) -> None:
+        rename(path, new)
+        kill_self()
+
+    def replace() -> int:
+        Path.rename = move_aside_and_die  # type: ignore[assignment,method-assign]
+        return wenlu(*words, "300", "--replace").exit_code
+
+    assert wait(fork(replace)) == -9
+    assert not target.exists()
+    refused = wenlu(*words, "350")
+    assert refused.exit_code == 2 and f"{target} had been moved aside" in refused.stderr
+    assert Tokenizer.load(target).vocab_size == 400
+    assert wait(fork(replace)) == -9
+    replaced = wenlu(*words, "350", "--replace")
+    assert replaced.exit_code == 0 and f"{target} had been moved aside" in replaced.stderr
+    assert Tokenizer.load(target).vocab_size == 350
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "text.txt"]
 
 
 @pytest.mark.parametrize(

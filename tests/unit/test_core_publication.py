@@ -23,6 +23,7 @@ from wenlu.core.errors import CheckpointError, DataError, RunError, WenluError
 from wenlu.core.publication import (
     MANIFEST,
     check_target,
+    make_directory,
     publish,
     read_manifest,
     remove_directory,
@@ -410,19 +411,24 @@ def test_model_directories_may_be_edited_but_not_their_weights(
 # ---- leftovers ----
 
 
-def test_sweep_spares_the_living_and_other_names(tmp_path: Path) -> None:
+def test_sweep_spares_the_living_and_other_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     needs_posix()
+    caplog.set_level("INFO", "wenlu")
     dead = fork(lambda: 0)
     wait(dead)
-    for name in (f".a.tmp-{dead}", f".b.tmp-{os.getpid()}", "c.tmp-1", f".d.old-{dead}", f".e.old-{dead}", "e"):
+    living = os.getppid()
+    for name in (f".a.tmp-{dead}", f".b.tmp-{living}", "c.tmp-1", f".d.old-{dead}", f".e.old-{dead}", "e"):
         (tmp_path / name).mkdir()
+    (tmp_path / f".a.tmp-{os.getpid()}").mkdir()  # of an earlier process of our number
     (tmp_path / f".status.json.tmp-{dead}").touch()
     editors = f".novel.tmp-{dead}"
     (tmp_path / editors).touch()
     ours = {"a", "b", "c", "d", "e", "status.json"}.__contains__
-    swept = {path.name for path in sweep(tmp_path, ours)}
-    assert swept == {f".a.tmp-{dead}", f".e.old-{dead}", f".status.json.tmp-{dead}"}
-    assert {path.name for path in tmp_path.iterdir()} == {f".b.tmp-{os.getpid()}", "c.tmp-1", "d", "e", editors}
+    sweep(tmp_path, ours)
+    assert {path.name for path in tmp_path.iterdir()} == {f".b.tmp-{living}", "c.tmp-1", "d", "e", editors}
+    for name in (f".a.tmp-{dead}", f".e.old-{dead}", f".status.json.tmp-{dead}"):
+        assert f"left: {tmp_path / name}" in caplog.text
+    assert f"{tmp_path / 'd'} had been moved aside" in caplog.text
     sweep(tmp_path, ours, all_processes=True)
     assert {path.name for path in tmp_path.iterdir()} == {"c.tmp-1", "d", "e", editors}
 
@@ -441,6 +447,35 @@ def test_remove_directory_at_any_kill_leaves_it_whole_or_gone(tmp_path: Path) ->
 
     _enumerate(lambda: remove_directory(target), kill_self, after)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_publishing_begins_with_what_a_killed_one_left(tmp_path: Path, replace: bool) -> None:
+    """Of exactly this target; in a container the number of a killed process may be our own."""
+    target, other = tmp_path / "target", tmp_path / f".target2.old-{os.getpid()}"
+    publish(target, writer({"version": b"old"}))
+    target.rename(tmp_path / f".target.old-{os.getpid()}")
+    (tmp_path / f".target.tmp-{os.getpid()}").mkdir()
+    other.mkdir()
+    if replace:
+        publish(target, writer({"version": b"new"}), replace=True)
+    else:
+        with pytest.raises(DataError, match="exists already"):
+            publish(target, writer({"version": b"new"}))
+    verify(target)
+    assert (target / "version").read_bytes() == (b"new" if replace else b"old")
+    assert {path.name for path in tmp_path.iterdir()} == {"target", other.name}
+
+
+def test_every_folder_that_is_made_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(publication, "flush_directory", flushed.append)
+    for _ in range(2):
+        make_directory(tmp_path / "a" / "b" / "c")
+    assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        make_directory(tmp_path / "file" / "below")
 
 
 def test_free_space_is_unknown_where_nothing_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:

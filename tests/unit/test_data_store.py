@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from forking import fork, wait
 from promises import Figure, Lane
 from skips import needs_posix
 from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
+from wenlu.core.locking import hold
 from wenlu.data.store import SPLITS
 from wenlu.data.tokens import DataSettings, Store, build_store, prepared_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
@@ -189,12 +191,46 @@ def test_an_empty_corpus_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed(corpus: Path, tmp_path: Path) -> None:
+def _dead() -> int:
+    """The number of a process that has ended."""
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return int(process.stdout)
+
+
+def test_what_a_killed_process_left_is_removed(corpus: Path, tmp_path: Path) -> None:
     for kind in ("spool.tmp", "tmp"):
-        (tmp_path / f".store.{kind}-{int(process.stdout)}").mkdir()
+        (tmp_path / f".store.{kind}-{_dead()}").mkdir()
+        (tmp_path / f".store.{kind}-{os.getppid()}").mkdir()  # the number lives here, but it was another machine's
     build_store(tmp_path / "store", DataSettings(paths=(str(corpus / "0.jsonl"),)), tokenizer_settings=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_what_was_left_of_another_key_goes_when_nobody_holds_its_lock(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of processes say nothing: another machine, or another container, has its own."""
+    needs_posix()
+    monkeypatch.setenv("WENLU_HOME", str(tmp_path))
+    stores, made = tmp_path / "stores", "a" * 32
+    being_made = [stores / f".{made}.{kind}-{_dead()}" for kind in ("tmp", "spool.tmp")]
+    given_up = [stores / f".{'b' * 32}.{kind}-{os.getppid()}" for kind in ("tmp", "spool.tmp")]
+    spared = stores / ".notes.tmp-1"
+    for folder in (*being_made, *given_up, spared):
+        folder.mkdir(parents=True)
+    with hold(stores / f".{made}.lock", stores / made):
+        prepared_store(DataSettings(paths=(str(corpus / "0.jsonl"),)), tokenizer_settings=SMALL)
+        assert all(folder.exists() for folder in being_made)
+        assert not any(folder.exists() for folder in given_up)
+    prepared_store(DataSettings(paths=(str(corpus / "1.jsonl"),)), tokenizer_settings=SMALL)
+    assert [path for path in stores.iterdir() if path.name.startswith(".")] == [spared]
+
+
+def test_a_store_that_a_killed_replacement_moved_aside_is_there_again(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / f".store.old-{os.getppid()}" / "mine").mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        build_store(tmp_path / "store", DataSettings(paths=(str(corpus),)), tokenizer_settings=SMALL)
+    assert caught.value.id == "core.target_exists"
+    assert [path.name for path in tmp_path.rglob("*")] == ["store", "mine"]
 
 
 def test_an_existing_store_is_not_overwritten(store: Store) -> None:

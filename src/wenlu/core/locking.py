@@ -20,7 +20,7 @@ from typing import TextIO
 
 from wenlu.core.errors import RunError
 from wenlu.core.log import notice, warn
-from wenlu.core.publication import storage_error
+from wenlu.core.publication import make_directory, storage_error
 
 _POLL_SECONDS = 0.2
 
@@ -38,13 +38,16 @@ def hold(path: Path, what: Path, *, wait: bool = False, remove: bool = False) ->
     """Hold the lock file ``path`` for writing to ``what``; with ``remove``, leave no file behind.
 
     Raises:
-        RunError: ``core.run_locked`` at once when another process holds it, unless ``wait``.
+        RunError: ``core.run_locked`` at once when another process holds it, unless ``wait``;
+            ``core.run_locked_exclusively`` when one holds, or held, the file that stands in for it.
     """
     file, taken = _open(path, what, wait=wait)
     with _closed_at_last(file):
         before = _read(path)
         if taken is False:
             raise RunError("core.run_locked", path=what, pid=before.pid, started=before.started, lock=path)
+        if taken and _exclusive(path).exists():  # its maker could not lock the file that we could
+            raise _locked_exclusively(_exclusive(path), what, before)
         exclusive = _create_exclusive(path, what, before) if taken is None else None
         try:
             if before.pid:
@@ -60,22 +63,12 @@ def hold(path: Path, what: Path, *, wait: bool = False, remove: bool = False) ->
                 exclusive.unlink(missing_ok=True)
 
 
-def holder(path: Path) -> Holder | None:
-    """The living holder of a lock file, or None."""
-    if not path.exists():
-        return None
-    if _exclusive(path).exists():
-        return _read(path)
-    with path.open("a+", encoding="utf-8") as file:
-        return _read(path) if _take(file) is False else None
-
-
 def _open(path: Path, what: Path, *, wait: bool) -> tuple[TextIO, bool | None]:
     """The open lock file, and whether it is ours (see ``_take``); never one that its last holder has removed."""
     told = False
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise storage_error(error, path) from error
@@ -135,11 +128,13 @@ def _create_exclusive(path: Path, what: Path, before: Holder) -> Path:
     try:
         exclusive.touch(exist_ok=False)
     except FileExistsError as error:
-        raise RunError(
-            "core.run_locked_exclusively", path=what, pid=before.pid, started=before.started, lock=exclusive
-        ) from error
+        raise _locked_exclusively(exclusive, what, before) from error
     warn("core.lock_without_flock", path=what, lock=exclusive)
     return exclusive
+
+
+def _locked_exclusively(lock: Path, what: Path, before: Holder) -> RunError:
+    return RunError("core.run_locked_exclusively", path=what, pid=before.pid, started=before.started, lock=lock)
 
 
 def _read(path: Path) -> Holder:

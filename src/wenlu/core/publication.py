@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wenlu.core.errors import CheckpointError, DataError, RunError
-from wenlu.core.log import warn
+from wenlu.core.log import notice, warn
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
@@ -57,12 +57,12 @@ def publish(target: Path, write: Callable[[Path], None], *, durable: bool = True
         RunError: the disk is full, read-only, failing or not ours; nothing of the attempt is left.
     """
     target = Path(target)
-    if target.exists() and not replace:
-        raise DataError("core.target_exists", path=target)
     temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        sweep(target.parent, target.name.__eq__)
+        if target.exists() and not replace:
+            raise DataError("core.target_exists", path=target)
+        make_directory(target.parent)
         temporary.mkdir()
         write(temporary)
         _seal(temporary, durable=durable)
@@ -82,7 +82,7 @@ def publish(target: Path, write: Callable[[Path], None], *, durable: bool = True
 def check_target(target: Path, *, replace: bool) -> None:
     """Refuse, before long work, a target that is there already; with ``replace``, one that is not of our making.
 
-    So a slip of the hand never replaces a folder of somebody's own files.
+    So a slip of the hand never replaces a folder of somebody's own files. What a killed process left is swept first.
 
     Raises:
         DataError: ``core.target_exists``, ``core.target_foreign`` for a file or a full folder without a manifest, or
@@ -91,6 +91,8 @@ def check_target(target: Path, *, replace: bool) -> None:
     file = next((folder for folder in target.parents if folder.exists() and not folder.is_dir()), None)
     if file is not None:
         raise DataError("core.target_below_file", path=target, file=file)
+    if not (target.parent / f".{target.name}.lock").exists():  # else whoever holds it next sweeps
+        sweep(target.parent, target.name.__eq__)
     if not target.exists():
         return
     if not replace:
@@ -109,7 +111,7 @@ def write_file_atomically(path: Path, data: bytes | str) -> None:
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
     content = data.encode() if isinstance(data, str) else data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -175,13 +177,12 @@ def verify(directory: Path, *, strict: bool = True) -> None:
             raise CheckpointError("core.file_unexpected", path=directory / extra[0], count=len(extra))
 
 
-def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = False) -> list[Path]:
-    """Remove what killed processes left in a folder of the targets whose names are ``ours``, and return it.
+def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = False) -> None:
+    """Remove what killed processes left in a folder of the targets whose names are ``ours``, and say so.
 
-    Leftovers of living processes stay, unless ``all_processes`` (for the holder of the run's lock). A directory that
-    was moved aside for a replacement that never came gets its name back.
+    Leftovers of other living processes stay, unless ``all_processes`` (for the holder of the lock of those targets). A
+    directory that was moved aside for a replacement that never came gets its name back.
     """
-    removed = []
     for entry in sorted(Path(parent).iterdir()) if Path(parent).is_dir() else []:
         match = _LEFTOVER.match(entry.name)
         if match is None or not ours(match["name"]) or (not all_processes and _is_alive(int(match["pid"]))):
@@ -189,13 +190,21 @@ def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = 
         target = entry.parent / match["name"]
         if match["kind"] == "old" and not target.exists():
             entry.rename(target)
+            notice("core.target_restored", path=target)
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             _unlink_quietly(entry)
-        removed.append(entry)
-    return removed
+        notice("core.leftover_removed", path=entry)
+
+
+def make_directory(path: Path) -> None:
+    """Make a folder and those above it that are missing, and flush the entry of each."""
+    for folder in reversed((path, *path.parents)):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            flush_directory(folder.parent)
 
 
 def remove_directory(directory: Path) -> None:
@@ -264,9 +273,9 @@ def _move(temporary: Path, target: Path, *, replace: bool) -> None:
 
 
 def _verify_file(path: Path, expected: FileRecord, *, strict: bool) -> None:
-    if not path.is_file():
-        raise CheckpointError("core.file_missing", path=path, expected=expected.sha256, bytes=expected.bytes)
     try:
+        if not path.is_file():
+            raise CheckpointError("core.file_missing", path=path, expected=expected.sha256, bytes=expected.bytes)
         found = FileRecord(_sha256(path), path.stat().st_size)
     except OSError as error:
         raise storage_error(error, path) from error
@@ -324,7 +333,7 @@ def _system_error(error: BaseException) -> OSError | None:
 def _free_space(path: Path) -> str:
     """Free space of the disk that holds a path, for people."""
     for folder in (path, *path.parents):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises below a folder that may not be searched
             try:
                 free = shutil.disk_usage(folder).free
             except OSError:
@@ -334,7 +343,9 @@ def _free_space(path: Path) -> str:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this number runs; where that cannot be asked (Windows), yes."""
+    """Whether another process of this number runs; where that cannot be asked (Windows), yes."""
+    if pid == os.getpid():  # numbers come again, in containers at every start: whoever had it before is dead
+        return False
     if os.name == "nt":
         return True
     try:

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import TextIO
 
 from wenlu.core.errors import CheckpointError, RunError
-from wenlu.core.locking import Holder as Holder
-from wenlu.core.locking import hold, holder
+from wenlu.core.locking import hold
 from wenlu.core.log import notice, warn
 from wenlu.core.publication import MANIFEST as MANIFEST
 from wenlu.core.publication import Manifest as Manifest
-from wenlu.core.publication import flush_directory, remove_directory, storage_error, sweep
+from wenlu.core.publication import flush_directory, make_directory, remove_directory, storage_error, sweep
 from wenlu.core.publication import publish as publish
 from wenlu.core.publication import read_manifest as read_manifest
 from wenlu.core.publication import verify as verify
@@ -55,9 +54,7 @@ class Run:
         if is_run(path):
             raise RunError("core.run_exists", path=path)
         try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            for folder in (path, path.parent):
-                flush_directory(folder)
+            make_directory(path / "checkpoints")
         except OSError as error:
             raise storage_error(error, path) from error
         return cls(path)
@@ -87,16 +84,10 @@ class Run:
             finally:
                 self.close()
 
-    def holder(self) -> Holder | None:
-        """The process that holds the lock now; None tells a crashed run from a running one."""
-        return holder(self.path / "lock")
-
     def clean(self) -> None:
         """Remove what killed writers left; only for the holder of the lock."""
-        found = sweep(self.path, _WRITTEN.__contains__, all_processes=True)
-        found += sweep(self.path / "checkpoints", _CHECKPOINT.match, all_processes=True)
-        for leftover in found:
-            notice("core.leftover_removed", path=leftover)
+        sweep(self.path, _WRITTEN.__contains__, all_processes=True)
+        sweep(self.path / "checkpoints", _CHECKPOINT.match, all_processes=True)
 
     def write_settings(self, toml: str) -> None:
         """Save the resolved settings, ``run.toml``."""
@@ -204,7 +195,7 @@ class Run:
                 continue
             try:
                 verify(checkpoint)
-            except CheckpointError as error:
+            except (CheckpointError, RunError, OSError) as error:
                 warn("core.checkpoint_skipped", path=checkpoint, reason=error)
             else:
                 return checkpoint

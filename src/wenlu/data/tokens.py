@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -43,6 +43,7 @@ CONVERSION = 1
 _LEAST_BYTES = 512 << 20  # enough to train a tokenizer on as much text as it reads
 _HELD_OUT_NAMES = ("dev.", "valid.", "validation.", "test.", "eval.")
 _RUNNING_TEXT = ("txt", "text", "md", "markdown")
+_LEFTOVER = re.compile(r"\.([0-9a-f]{32})\.(?:spool\.)?(?:tmp|old)-\d+")  # of a store in the cache
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def build_store(
     """
     _check_settings(settings, tokenizer, tokenizer_settings)
     _refuse_without_memory()
-    if target.exists() and not replace:
-        raise DataError("core.target_exists", path=target)
     report = Report()
-    with _scratch(target, wait=in_cache) as scratch:
+    with _scratch(target, in_cache=in_cache) as scratch:
+        if target.exists() and not replace:
+            raise DataError("core.target_exists", path=target)
         if in_cache and (made_meanwhile := _cached(target)) is not None:
             return made_meanwhile
         spool = _collect(settings, report, scratch / "documents")
@@ -289,15 +290,25 @@ def _check_settings(
 
 
 @contextmanager
-def _scratch(target: Path, *, wait: bool) -> Iterator[Path]:
+def _locked(target: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a store; what killed processes left of it is removed first."""
+    with hold(target.parent / f".{target.name}.lock", target, wait=wait, remove=True):
+        sweep(target.parent, {target.name, f"{target.name}.spool"}.__contains__, all_processes=True)
+        yield
+
+
+@contextmanager
+def _scratch(target: Path, *, in_cache: bool) -> Iterator[Path]:
     """A directory for temporary files beside the target, and the target's lock.
 
-    What killed processes left there, of this target or of the cache's keys, is removed first.
+    What killed processes left of the cache's other keys is removed too, unless a lock is held: then somebody is making
+    that store, perhaps on another machine.
     """
-    with hold(target.parent / f".{target.name}.lock", target, wait=wait, remove=True):
-        ours = re.compile(rf"({re.escape(target.name)}|[0-9a-f]{{32}})(\.spool)?")
-        for leftover in sweep(target.parent, ours.fullmatch):
-            notice("core.leftover_removed", path=leftover)
+    with _locked(target, wait=in_cache):
+        left = (_LEFTOVER.fullmatch(entry.name) for entry in target.parent.iterdir() if in_cache)
+        for name in {match[1] for match in left if match}:
+            with suppress(RunError, OSError), _locked(target.parent / name):
+                pass
         path = target.parent / f".{target.name}.spool.tmp-{os.getpid()}"
         shutil.rmtree(path, ignore_errors=True)
         try:

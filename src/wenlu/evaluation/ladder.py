@@ -202,7 +202,7 @@ def _mix(path: Path, bundles: Sequence[Bundle], weights: Sequence[float]) -> Bun
     """Publish the mixture as a model directory."""
     mixture = Mixture([bundle.model for bundle in bundles], weights)
     tokenizer = bundles[0].tokenizer
-    publish(path, lambda folder: save_bundle(folder, model=mixture, tokenizer=tokenizer), replace=path.exists())
+    publish(path, lambda folder: save_bundle(folder, model=mixture, tokenizer=tokenizer), replace=True)
     return load_bundle(path)
 
 

@@ -31,7 +31,6 @@ def report_path(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) 
 def write_report(path: Path, record: Mapping[str, object], evaluation: Evaluation) -> None:
     """Write the record with the scores of every document."""
     content = {**record, "wenlu": __version__, "documents": evaluation.documents_record()}
-    path.parent.mkdir(exist_ok=True)
     write_file_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -98,7 +98,6 @@ def _directory(target: str | None, plan: Mapping[str, object]) -> Path:
         numbered = (Path("runs") / ("demo" if number == 1 else f"demo-{number}") for number in range(1, 10_000))
         directory = next(path for path in numbered if not path.exists() or _read_plan(path) == plan)
     if _read_plan(directory) is None:
-        directory.mkdir(parents=True, exist_ok=True)
         write_file_atomically(directory / PLAN, json.dumps(plan, ensure_ascii=False, indent=1) + "\n")
     else:
         notice("demo.continued", path=directory)
