@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from tiny_training import SMALL, TRANSFORMER, tiny_texts
@@ -14,6 +18,7 @@ from wenlu.cli.commands import doctor
 from wenlu.cli.main import main
 from wenlu.core import machine
 from wenlu.core.messages import text as message
+from wenlu.core.publication import storage_error
 from wenlu.training import checkup
 
 TINY = [*TRANSFORMER, *SMALL, "tokenizer.kind=characters", "data.document=line", "train.save_every=5"]
@@ -43,10 +48,12 @@ def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_agrees_with_the_run(words: list[object], tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("open('executed', 'w')", encoding="utf-8")  # the user's own; not for the trial
     planned = wenlu("plan", *words, "--json")
     assert planned.exit_code == 0, planned.output
     plan = json.loads(planned.stdout)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml", "text.txt"], "a plan leaves nothing"
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == ["mine.toml", "random.py", "text.txt"], "a plan leaves nothing and executes nothing"
     trained = wenlu("train", *words, "-o", "run")
     assert trained.exit_code == 0, trained.output
 
@@ -114,7 +121,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[s
         facts[place] |= {"free": 99 << 30, "writable": True, "sync_seconds": 0.002}
     facts["versions"] |= {"torch": "2.13.0+cpu", "torch_needed": "2.10", "torch_debug": False}
     facts["compiler"] |= {"path": "/usr/bin/c++"}
-    facts["cuda"] |= {"driver": None, "devices": []}
+    facts["cuda"] |= {"driver": None, "devices": [], "failure": None}
     facts["surroundings"] |= {"encoding": "UTF-8", "clock_behind": False}
     return facts
 
@@ -137,6 +144,7 @@ WRONG: dict[str, tuple[str, dict[str, object]]] = {
     "slow_sync": ("runs", {"sync_seconds": 0.05}),
     "no_compiler": ("compiler", {"path": None}),
     "cuda_unused": ("cuda", {"driver": "570.1"}),
+    "cuda_broken": ("cuda", {"driver": "570.1", "failure": "CUDA driver initialization failed"}),
     "not_utf8": ("surroundings", {"encoding": "ANSI_X3.4-1968"}),
 }
 
@@ -149,7 +157,7 @@ def test_each_thing_that_is_wrong_is_found_and_nothing_else(
         found = list(checkup.findings(healthy | {table: healthy[table] | values}))
         assert [finding.id for finding in found] == [id]
         broken = found[0].severity == "broken"
-        assert broken == (id in ("unwritable", "old_torch", "clock_behind"))
+        assert broken == (id in ("unwritable", "old_torch", "clock_behind", "cuda_broken"))
         for language in ("en", "zh"):
             monkeypatch.setenv("WENLU_LANG", language)
             assert "{" not in message(f"doctor.{id}", **found[0].values)
@@ -158,6 +166,48 @@ def test_each_thing_that_is_wrong_is_found_and_nothing_else(
 def test_what_is_not_known_is_no_finding(healthy: dict[str, dict[str, object]]) -> None:
     unknown = {"free": None, "sync_seconds": None}
     assert not list(checkup.findings(healthy | {"memory": unknown, "runs": healthy["runs"] | unknown}))
+
+
+def test_a_broken_driver_and_a_folder_of_sources_are_no_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA driver initialization failed\nmore of it")
+
+    distribution = importlib.metadata.distribution
+
+    def all_but_ours(name: str) -> importlib.metadata.Distribution:
+        if name == "wenlu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
+    monkeypatch.setattr(importlib.metadata, "distribution", all_but_ours)
+    found = checkup._cuda()
+    assert (found["failure"], found["devices"]) == ("CUDA driver initialization failed", [])
+    assert checkup._versions()["torch_needed"] == "0"
+
+
+@pytest.mark.parametrize(("code", "writable"), [(errno.ENOSPC, True), (errno.EROFS, False), (errno.EACCES, False)])
+def test_a_full_disk_is_not_said_to_belong_to_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, writable: bool
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", fail)
+    found = machine.disk(tmp_path / "below")
+    assert (found.writable, found.sync_seconds) == (writable, None)
+
+
+def test_a_folder_that_may_not_be_searched_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Path.is_dir of Python 3.11 does below such a folder; root may search every one."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert machine.nearest_folder(tmp_path / "a" / "b") == tmp_path
+    assert "Permission denied" in str(storage_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "a"))
 
 
 def test_doctor_prints_facts_and_ends_with_what_it_found(

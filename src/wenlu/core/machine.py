@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -116,15 +117,17 @@ def disk(folder: Path) -> Disk:
                 file.flush()
                 os.fsync(file.fileno())
                 times.append(time.perf_counter() - started)
-    except OSError:
-        return Disk(free, writable=False, sync_seconds=None)
+    except OSError as error:
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)  # a full disk is another trouble
+        return Disk(free, writable=not refused, sync_seconds=None)
     return Disk(free, writable=True, sync_seconds=statistics.median(times))
 
 
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     absolute = Path.cwd() / path.expanduser()
-    return next((folder for folder in (absolute, *absolute.parents) if folder.is_dir()), Path.cwd())
+    folders = (absolute, *absolute.parents)  # Path.is_dir raises below a folder that may not be searched
+    return next((folder for folder in folders if os.path.isdir(folder)), Path.cwd())  # noqa: PTH112
 
 
 def _groups(controller: str) -> Iterator[Path]:

@@ -34,6 +34,7 @@ _LOW_MEMORY = 2 << 30
 _LOW_DISK = 2 << 30
 _SLOW_SYNC_SECONDS = 0.02
 _POOR_SCALING = 0.6
+_TORCH = re.compile(r"torch\b.*?>=\s*([\d.]+)")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
             yield Finding("slow_sync", "slow", {"path": disk["path"], "milliseconds": seconds * 1e3})
     if facts["compiler"]["path"] is None:
         yield Finding("no_compiler", "note")
-    if cuda["driver"] and not cuda["devices"]:
+    if cuda["driver"] and not cuda["devices"] and not cuda["failure"]:
         yield Finding("cuda_unused", "slow", {"driver": cuda["driver"], "built": cuda["built"] or "-"})
     if "utf" not in str(facts["surroundings"]["encoding"]).lower():
         yield Finding("not_utf8", "note", {"encoding": facts["surroundings"]["encoding"]})
@@ -118,6 +119,8 @@ def _broken(facts: Facts) -> Iterator[Finding]:
             yield Finding("unwritable", "broken", {"path": facts[place]["path"]})
     if _release(versions["torch"]) < _release(versions["torch_needed"]):
         yield Finding("old_torch", "broken", {"found": versions["torch"], "needed": versions["torch_needed"]})
+    if facts["cuda"]["failure"]:
+        yield Finding("cuda_broken", "broken", {"detail": facts["cuda"]["failure"]})
     if facts["surroundings"]["clock_behind"]:
         yield Finding("clock_behind", "broken", {"clock": facts["surroundings"]["clock"]})
 
@@ -192,10 +195,10 @@ def _disk(folder: Path) -> dict[str, object]:
 
 def _versions() -> dict[str, object]:
     """Of Python and of the libraries; an extra is None when a part of it is missing."""
-    needed = (line for line in importlib.metadata.requires("wenlu") or () if re.match(r"torch\b", line))
+    needed = (_version("wenlu") and importlib.metadata.requires("wenlu")) or ()  # none from a folder of sources
     found: dict[str, object] = {"wenlu": __version__, "python": platform.python_version()}
     found |= {name: _version(name) for name in _PACKAGES}
-    found["torch_needed"] = next((match[1] for line in needed if (match := re.search(r">=\s*([\d.]+)", line))), "0")
+    found["torch_needed"] = next((match[1] for line in needed if (match := _TORCH.match(line))), "0")
     found["torch_debug"] = bool(getattr(torch.version, "debug", False))
     for extra, packages in _EXTRAS.items():
         versions = [_version(package) for package in packages]
@@ -212,16 +215,20 @@ def _version(package: str) -> str | None:
 
 def _cuda() -> dict[str, object]:
     """What torch was built for, the driver of the system, and each device as torch sees it."""
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices: list[str] = []
+    failure: str | None = None
+    try:
+        for device in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):
+            bf16 = ", bf16" if device.major >= 8 else ""
+            devices.append(f"{device.name}, {device.total_memory / 1e9:.0f} GB, {device.major}.{device.minor}{bf16}")
+    except RuntimeError as error:
+        failure = str(error).strip().partition("\n")[0]
     driver = re.search(r"Kernel Module\D*([\d.]+)", machine.read_quietly(Path("/proc/driver/nvidia/version")))
     return {
         "built": torch.version.cuda,
         "driver": driver[1] if driver else None,
-        "devices": [
-            f"{device.name}, {device.total_memory / 1e9:.0f} GB, {device.major}.{device.minor}"
-            + (", bf16" if device.major >= 8 else "")
-            for device in devices
-        ],
+        "failure": failure,
+        "devices": devices,
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wenlu.training.planning import Plan
     from wenlu.training.settings import RunSettings
 
-TRIAL = (sys.executable, "-c", "import sys; from wenlu.cli.commands.plan import trial; trial(sys.argv[1])")
+TRIAL = (sys.executable, "-P", "-c", "import sys; from wenlu.cli.commands.plan import trial; trial(sys.argv[1])")
 _DOUBT = 0.15
 
 
