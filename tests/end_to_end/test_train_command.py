@@ -116,6 +116,7 @@ def test_the_run_is_named_and_numbered(tmp_path: Path, text: Path, monkeypatch: 
         (["train.layout=stream"], 2, "train.layout"),
         (["another.toml"], 2, "another.toml"),
         (["--verify"], 2, "--resume"),
+        (["--allow-inexact"], 2, "--resume"),
         (["--preset", "llama-tini"], 2, "llama-tiny"),
     ],
 )
@@ -160,6 +161,10 @@ def test_a_run_that_is_there_or_being_trained_is_refused(run: Path, text: Path, 
 
 def test_resume_takes_no_new_settings(run: Path, text: Path) -> None:
     assert wenlu("train", "--resume", run, "--data", text).exit_code == 2
+    for words in ("train.steps=20000", "foo", "train.keep=9", "--verify train.threads=1", "--verify --allow-inexact"):
+        found = wenlu("train", "--resume", run, *words.split())
+        assert found.exit_code == 2, found.output
+        assert words.split()[0] in found.stderr and "Traceback" not in found.stderr
     assert wenlu("train", "--resume", run.parent / "nowhere").exit_code == 2
 
 

@@ -98,13 +98,16 @@ def resume_run(
     ``overrides`` may change only what leaves the bits alone, and with ``allow_inexact`` what this machine decides.
 
     Raises:
-        SettingsError: ``training.inexact`` when this machine would not continue bit for bit and that is not allowed.
+        SettingsError: ``training.inexact`` when this machine would not continue bit for bit and that is not allowed;
+            ``training.finished_settings`` for overrides of a finished run.
         DataError: ``training.data_changed`` when the corpus is another one than the run began with.
     """
     run = Run.open(path)
     with run.lock():
         status = run.status()
         if status.get("state") == "finished" and (run.path / "final").is_dir():
+            if overrides:
+                raise SettingsError("training.finished_settings", path=path, words=" ".join(overrides))
             notice("training.already_finished", path=path, step=status.get("step", "?"))
             return _finished_result(run)
         resolved = read_settings(run, overrides, allow_inexact=allow_inexact)

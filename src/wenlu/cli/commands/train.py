@@ -48,9 +48,11 @@ def command(
     """Train, resume, verify or replay a step."""
     if replay is not None and (resume is None or verify or settings):
         raise SettingsError("training.replay_alone")
+    if verify and (resume is None or settings or allow_inexact):
+        raise SettingsError("training.verify_alone")
     if resume is None:
-        if verify:
-            raise SettingsError("training.verify_alone")
+        if allow_inexact:
+            raise SettingsError("training.allow_inexact_alone")
         resolved, path = resolve(settings, preset=preset, data=data, budget=budget, target=target)
         if dry_run:
             from wenlu.cli.commands.plan import show_plan
