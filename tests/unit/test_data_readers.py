@@ -57,6 +57,8 @@ def test_an_encoding_that_was_asked_for(tmp_path: Path, encoding: str) -> None:
     [
         ("gb18030", CHINESE, "gb18030"),
         ("gb18030", "金陵十二钗", "gb18030"),
+        ("gb18030", "学习的人\n" * 5, "gb18030"),  # the first two characters are valid UTF-8
+        ("gb18030", "要学习的内容", "gb18030"),
         ("big5", TRADITIONAL, "big5"),
         ("cp1252", FRENCH, "cp1252"),
         ("utf-16-le", CHINESE, "utf-16-le"),
@@ -72,6 +74,22 @@ def test_another_encoding_is_refused_with_its_probable_name(
     assert caught.value.id == "data.undecodable"
     assert caught.value.values["likely"] == likely
     assert f"{path}:1" in str(caught.value) and f'data.encoding = "{likely}"' in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["gb18030", "GBK", "big5", "shift_jis", "cp1252", "ascii", "utf-16"])
+def test_utf_8_is_named_where_another_encoding_was_asked_for(tmp_path: Path, asked: str) -> None:
+    for text in (CHINESE, "好的一行\n" * 5000 + CHINESE, "plain\n" * 20_000 + CHINESE):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path, "a.txt", text.encode()), encoding=asked)
+        assert (caught.value.id, caught.value.values.get("likely")) == ("data.undecodable", "utf-8")
+
+
+@pytest.mark.parametrize("text", [FRENCH, "Привет, мир\n", "שלום עולם\n"])
+def test_a_damaged_text_of_short_characters_is_called_damaged(tmp_path: Path, text: str) -> None:
+    for content in (text.encode() + b"\xff" + text.encode(), text.encode() * 3000 + b"\xff\xfe"):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path, "a.txt", content))
+        assert caught.value.id == "data.damaged_text"
 
 
 def test_the_place_of_a_damaged_byte(tmp_path: Path) -> None:
@@ -296,7 +314,7 @@ def test_compressed_files(tmp_path: Path, suffix: str) -> None:
 def test_a_damaged_compressed_file_is_never_a_short_text(tmp_path: Path, suffix: str) -> None:
     noise = "".join(chr(0x4E00 + zlib.crc32(bytes([n % 256, n // 256])) % 20_000) for n in range(20_000))
     packed = COMPRESS[suffix](noise.encode())
-    for length in (1, len(packed) // 2, len(packed) - 1):
+    for length in (0, 1, len(packed) // 2, len(packed) - 1):
         with pytest.raises(DataError, match=r"damaged or was cut off"):
             read(write(tmp_path, f"a.txt.{suffix}", packed[:length]))
     with pytest.raises(DataError, match=r"damaged or was cut off"):

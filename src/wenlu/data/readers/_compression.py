@@ -102,7 +102,7 @@ class _Decompressed(io.RawIOBase):
         self._input_bytes = _INPUT_BYTES[source.compression]
         self._new_frame, self._library_error = _library(source)
         self._frame: _Decoder | None = self._new_frame()
-        self._began = False  # whether anything of the frame was read
+        self._unfinished = True  # also before anything was read: a file without a frame is damaged
         self._input = b""
         self._output = memoryview(b"")
 
@@ -112,7 +112,7 @@ class _Decompressed(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         while not self._output:
             if not self._input and not (block := self._file.read(self._input_bytes)):
-                if self._began:
+                if self._unfinished:
                     raise EOFError("the file ends inside a frame")
                 return 0
             self._decompress(self._input or block)
@@ -132,7 +132,7 @@ class _Decompressed(io.RawIOBase):
             self._output = memoryview(self._frame.decompress(block))
         except self._library_error as error:
             raise EOFError(str(error)) from error
-        self._began = not self._frame.eof
+        self._unfinished = not self._frame.eof
         self._input = self._frame.unused_data
         if self._frame.eof:
             self._frame = None

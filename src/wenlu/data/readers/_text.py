@@ -216,8 +216,12 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             raise DataError("data.binary_file", path=source, line=1, kind=kind)
-    wide = codecs.lookup(settings.encoding).name.startswith(("utf-16", "utf-32"))
-    if b"\0" in head and not wide:
+    name = codecs.lookup(settings.encoding).name
+    if name in ("utf-16", "utf-32") and head:  # without the mark that they demand
+        values = {"line": 1, "offset": 0, "bytes": head[:4].hex(" "), "encoding": name}
+        narrow = b"\0" not in head and (head.isascii() or _are_utf8(head))
+        raise DataError("data.undecodable", path=source, likely="utf-8" if narrow else f"{name}-le", **values)
+    if b"\0" in head and not name.startswith(("utf-16", "utf-32")):
         ascii_alone = head.isascii() and head.count(0) < len(head) / 4  # in UTF-16 every second byte would be 0
         likely = None if ascii_alone else _likely(head, _WIDE)
         if likely is not None:
@@ -253,14 +257,35 @@ def _refuse(
         "bytes": data[error.start : error.end].hex(" "),
         "encoding": encoding,
     }
-    wide = [character for character in head[:offset].decode(encoding, errors="ignore") + before if character > "\x7f"]
-    # a few characters of another encoding may look like short ones of UTF-8 by chance
-    damaged = encoding.startswith("utf") and (len(wide) >= 3 or any(character >= "\u0800" for character in wide))
+    near, codec = data[max(0, error.start - 4096) :], codecs.lookup(encoding).name
+    if codec not in ("utf-8", "utf-8-sig") and _are_utf8(head, near):
+        raise DataError("data.undecodable", **values, likely="utf-8") from error
+    valid = head[: offset - error.start].decode(codec, errors="ignore") + before
+    damaged = codec.startswith("utf-8") and _is_mostly_utf8(valid, data[error.start :])
+    damaged = damaged or codec.startswith(("utf-16", "utf-32"))
     damaged = damaged or error.reason == "incomplete multibyte sequence"  # all was right up to the file's last byte
-    likely = None if damaged else _likely(data[max(0, error.start - 4096) :], _LIKELY)
+    likely = None if damaged else _likely(near, _LIKELY)
     if likely is None:
         raise DataError("data.damaged_text", **values) from error
     raise DataError("data.undecodable", **values, likely=likely) from error
+
+
+def _are_utf8(*pieces: bytes) -> bool:
+    """Whether pieces of a file, which may begin and end inside a character, are UTF-8 and more than ASCII."""
+    whole = (re.sub(rb"\A[\x80-\xbf]{1,3}", b"", piece) for piece in pieces)
+    try:
+        text = "".join(codecs.getincrementaldecoder("utf-8")().decode(piece) for piece in whole)
+    except UnicodeDecodeError:
+        return False
+    return not text.isascii() and "\0" not in text
+
+
+def _is_mostly_utf8(valid: str, rest: bytes) -> bool:
+    """Whether a text that is valid UTF-8 up to some wrong bytes is in UTF-8 all the same, and they are damage."""
+    # its short characters may stand in another encoding by chance, but then most of what follows does not fit
+    after = codecs.getincrementaldecoder("utf-8")("wenlu.escape").decode(rest[:4096])
+    wide = [character for character in valid + _ESCAPED.sub("", after) if character > "\x7f"]
+    return len(wide) >= 3 * max(1, len(_ESCAPED.findall(after))) or max(valid, default="") >= "\u0800"
 
 
 def _likely(data: bytes, candidates: tuple[str, ...]) -> str | None:
