@@ -21,8 +21,9 @@ TOOLS = {
 POSIX = "needs processes and signals of POSIX"
 MOUNT = "the system does not let this user mount a small disk of his own"
 CUDA = "needs a CUDA device"
+FULL = "the system has no device that is always full"
 
-REASONS = {TEST_DATA, POSIX, MOUNT, CUDA, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
+REASONS = {TEST_DATA, POSIX, MOUNT, CUDA, FULL, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
 
 
 def needs_test_data(*parts: str) -> Path:
@@ -54,6 +55,14 @@ def needs_posix() -> None:
 def cannot_mount() -> NoReturn:
     """Skip: there are neither user namespaces nor the rights of root."""
     pytest.skip(MOUNT)
+
+
+def needs_full_device() -> Path:
+    """A file that no byte can be written to."""
+    path = Path("/dev/full")
+    if not path.exists():
+        pytest.skip(FULL)
+    return path
 
 
 def needs_cuda() -> None:

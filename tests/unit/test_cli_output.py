@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from skips import needs_full_device
 from wenlu.cli import output, reporter
 from wenlu.cli.main import main
 from wenlu.cli.parsing import LazyGroup
@@ -39,6 +41,8 @@ def probe(text: str, steps: int, rate: float | None, kind: str | None, name: str
         raise KeyboardInterrupt
     if text == "missing":
         Path("/nonexistent/file").read_text(encoding="utf-8")
+    if text == "nameless":
+        raise OSError(errno.EIO, "Input/output error")
     if text == "bug":
         raise ZeroDivisionError
     if text == "memory":
@@ -95,7 +99,16 @@ def test_json_results_and_json_lines() -> None:
 
 @pytest.mark.parametrize(
     ("word", "code"),
-    [("gate", 3), ("diverged", 1), ("request", 2), ("interrupt", 130), ("missing", 2), ("memory", 1), ("leave", 143)],
+    [
+        ("gate", 3),
+        ("diverged", 1),
+        ("request", 2),
+        ("interrupt", 130),
+        ("missing", 2),
+        ("memory", 1),
+        ("nameless", 1),
+        ("leave", 143),
+    ],
 )
 def test_exit_codes(word: str, code: int) -> None:
     found, out, err = call(word)
@@ -232,6 +245,18 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     assert child.wait() in (0, 1)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["data", "fetch", "--list"]])
+def test_output_that_takes_no_more_is_one_error(words: list[str], unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "wenlu", *words]
+    with needs_full_device().open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "error: the disk is full" in done.stderr and "where: /dev/full\n" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_output_that_the_terminal_cannot_show_is_escaped() -> None:

@@ -169,7 +169,7 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         print(messages.text("cli.interrupted"), file=sys.stderr)
         return EXIT_SIGTERM if isinstance(stop, Terminated) else EXIT_SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _broken_output()
         return EXIT_FAILED
     except OSError as failure:
         known = _file_error(failure)
@@ -206,15 +206,27 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _broken_output() -> str:
+    """What standard output is, if it took no more; what it holds is dropped, or Python would fail on it at exit."""
+    path = os.path.realpath("/dev/stdout")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return path
+    return path if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.write_through else "?"  # which holds nothing
+
+
 def _file_error(failure: OSError) -> WenluError | None:
-    """An operating-system error about a file as one of ours; None if it names no file."""
+    """An operating-system error as one of ours; None if it has no number. Standard output's names no file."""
     from wenlu.core.publication import storage_error
 
-    if failure.errno is None or failure.filename is None:
+    if failure.errno is None:
         return None
+    path = failure.filename or _broken_output()
     if failure.errno in (errno.ENOENT, errno.ENOTDIR):
-        return DataError("core.file_not_found", path=failure.filename)
-    return storage_error(failure, failure.filename)
+        return DataError("core.file_not_found", path=path)
+    return storage_error(failure, path)
 
 
 def _show(error: WenluError, *, json_output: bool) -> None:
