@@ -17,7 +17,7 @@ from typing import Protocol
 import pytest
 
 NIGHTLY = "--nightly"
-SEEN = pytest.StashKey[dict[str, list[str]]]()
+SEEN = pytest.StashKey[dict[str, list[tuple[str, str]]]]()  # by promise: the test, what it saw
 
 
 class Lane(Protocol):
@@ -71,16 +71,23 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     assert mark is not None, "a test with a figure is marked with its promise"
 
     def note(seen: str) -> None:
-        request.config.stash[SEEN][mark.args[0]].append(f"{seen}  ({request.node.name})")
+        request.config.stash[SEEN][mark.args[0]].append((request.node.nodeid, f"{seen}  ({request.node.name})"))
 
     return note
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """A test that failed has kept nothing, whatever it saw before."""
+    if call.excinfo is not None:
+        for seen in item.config.stash[SEEN].values():
+            seen[:] = [(test, figure) for test, figure in seen if test != item.nodeid]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """All figures, by promise."""
     seen = config.stash[SEEN]
-    if seen:
+    if any(seen.values()):
         terminalreporter.section("promises kept")
         for number in sorted(seen, key=lambda name: int(name[1:])):
-            for line in seen[number]:
+            for _, line in seen[number]:
                 terminalreporter.write_line(f"{number:>4}  {line}")

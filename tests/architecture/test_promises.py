@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -79,6 +82,30 @@ def test_both_pages_name_the_same_files_and_figures() -> None:
     for number, cells in english.items():
         for ours, theirs in zip(cells[2:], chinese[number][2:], strict=True):
             assert _numbers(ours) == _numbers(theirs), number
+
+
+def test_a_test_that_fails_prints_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "test_two.py").write_text(TWO, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "promises", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "seen by who passes  (test_passes)" in done.stdout
+    assert "seen by who fails  (" not in done.stdout
+
+
+TWO = """
+import pytest
+
+@pytest.mark.promise("T1")
+def test_passes(figure):
+    figure("seen by who passes")
+
+@pytest.mark.promise("T1")
+def test_fails(figure):
+    figure("seen by who fails")
+    raise AssertionError
+"""
 
 
 def _numbers(cell: str) -> list[str]:
