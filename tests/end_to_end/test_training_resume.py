@@ -57,11 +57,12 @@ def die_three_times(lives: Lives, run: Path, settings: list[str], *, seed: int) 
 
 @pytest.mark.promise("T1")
 def test_killed_at_random_moments(lives: Lives, tmp_path: Path, lane: Lane, figure: Figure) -> None:
-    """Kills from the first instant of a life on: while it reads, steps, evaluates, saves or deletes."""
+    """Kills from the first instant of a life on: while it reads, fits pairs, steps, evaluates, saves or deletes."""
     kills, every = lane(ci=40, nightly=200), 3
     seed = random.SystemRandom().getrandbits(32)
     draw = random.Random(seed)
-    settings = ["train.steps=30", f"train.save_every={every}", "train.keep=2", "evaluate.every=8"]
+    settings = [*TRANSFORMER, "model.tie_embeddings=false", "train.bigram_steps=8"]
+    settings += ["train.steps=30", f"train.save_every={every}", "train.keep=2", "evaluate.every=8"]
     assert lives.live(tmp_path / "unbroken", settings) == 0
     life, whole = lives.seconds, losses(tmp_path / "unbroken")
     seen: dict[int, set[str]] = {}

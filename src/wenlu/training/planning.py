@@ -176,6 +176,8 @@ def _steps(settings: RunSettings, corpus: Corpus, trial: Trial | None) -> int | 
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     if (budget.unit == "epochs" and not corpus.train_tokens) or (budget.unit == "seconds" and trial is None):
         return None
+    if trial and budget.unit == "seconds":
+        budget = replace(budget, value=max(0.0, budget.value - trial.bigrams_seconds))
     seconds = trial.seconds_per_step if trial else None
     return budget.steps(Pace(tokens, (corpus.train_tokens or 0) / tokens, seconds_per_step=seconds))
 
@@ -190,6 +192,7 @@ def _seconds(settings: RunSettings, corpus: Corpus, trial: Trial, steps: int) ->
     return {
         "corpus": corpus.prepare_seconds,
         "start": trial.ready_seconds,
+        "bigrams": trial.bigrams_seconds,
         "calibration": trial.calibration_seconds,
         "steps": steps * trial.seconds_per_step,
         "evaluation": scored * trial.evaluation_seconds_per_token,

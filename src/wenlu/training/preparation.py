@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from wenlu.models.config import LanguageModel
 from wenlu.models.device import describe_device, pick_device
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
+from wenlu.training.bigrams import fit_bigrams
 from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
 from wenlu.training.duration import Duration, Pace
 from wenlu.training.memory import warn_if_short
@@ -39,6 +41,7 @@ _LEAST_MEASURED_STEPS = 10
 _LEAST_MEASURED_SECONDS = 2.0
 _MEASURED_SHARE = 0.04
 _MOST_MEASURED_SECONDS = 10.0
+_MOST_BIGRAMS = 0.25  # of a budget in time
 _MANY_STEPS = 200  # fewer are not measured for whether compiling repays
 _RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
@@ -163,9 +166,14 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         seed=train.seed,
     )
     model = model.to(pick_device(train.device))
-    if settings.optimizer.head_rate is not None and "head" not in parameter_roles(model).values():
+    if "head" not in parameter_roles(model).values():
         because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
-        raise unused_setting("optimizer.head_rate", settings.optimizer.head_rate, because=because)
+        for key, value in (
+            ("optimizer.head_rate", settings.optimizer.head_rate),
+            ("train.bigram_steps", train.bigram_steps or None),
+        ):
+            if value is not None:
+                raise unused_setting(key, value, because=because)
     check_windows(settings, cast(LanguageModel, model).max_positions)
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
@@ -198,21 +206,42 @@ def check_windows(settings: RunSettings, max_positions: int | None) -> None:
         raise SettingsError("training.range", setting="evaluate.stride", value=settings.evaluate.stride, bounds=bounds)
 
 
-def decide_steps(prepared: Prepared) -> None:
-    """Fix whether to compile, and the number of steps: as given, or from the budget; a time needs a measured speed.
+def fit_first_weights(prepared: Prepared) -> float:
+    """Give a new model what ``train.bigram_steps`` asks for, and fix their number; the seconds that it took."""
+    train = prepared.settings.train
+    if not train.bigram_steps or prepared.store.train.num_tokens < 2:
+        return 0.0
+    budget, limit = Duration.parse(train.budget or "1 epoch", setting="train.budget"), math.inf
+    if train.steps is None and budget.unit == "seconds":
+        limit = _MOST_BIGRAMS * budget.value
+    started = time.perf_counter()
+    assert isinstance(prepared.model, Transformer), "other models refuse train.bigram_steps"
+    tokens = prepared.store.train.tokens
+    steps = fit_bigrams(prepared.model, tokens, steps=train.bigram_steps, seed=train.seed, limit=limit)
+    if steps != train.bigram_steps:
+        origin = f"budget {train.budget}"
+        train = replace(train, bigram_steps=steps)
+        prepared.resolved = _with(prepared.resolved, "train.bigram_steps", origin, train=train)
+    return time.perf_counter() - started
 
-    The speed is measured on a copy of the model that is thrown away, so that it leaves no trace in the run.
+
+def decide_steps(prepared: Prepared) -> float:
+    """Make the first weights, and fix whether to compile and the number of steps: as given, or from the budget.
+
+    A time needs a measured speed. It is measured on a copy of the model that is thrown away, so that it leaves no trace
+    in the run. Returned are the seconds that the first weights took, which a budget in time has paid.
     """
+    spent = fit_first_weights(prepared)
     _decide_compilation(prepared)
     train = prepared.settings.train
     if train.steps is not None:
-        return
+        return spent
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     pace = replace(prepared.pace, total_steps=None)
     if budget.unit == "seconds":
         seconds = measure_seconds_per_step(prepared, budget.value)
         pace = replace(pace, seconds_per_step=seconds)
-        steps = budget.steps(pace)
+        steps = replace(budget, value=max(0.0, budget.value - spent)).steps(pace)
         origin = f"budget {train.budget} at {seconds:.4g} s a step, measured once"
         notice("training.budget", budget=train.budget, milliseconds=seconds * 1000, steps=steps)
     else:
@@ -220,6 +249,7 @@ def decide_steps(prepared: Prepared) -> None:
         origin = f"budget {budget}"
         notice("training.length", length=str(budget), steps=steps)
     prepared.resolved = _with(prepared.resolved, "train.steps", origin, train=replace(train, steps=steps, budget=None))
+    return spent
 
 
 def _decide_compilation(prepared: Prepared) -> None:
@@ -309,8 +339,9 @@ def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings
     if kind in RECURRENT_KINDS:
         if train.attention != "auto":
             raise unused_setting("train.attention", train.attention, because=because)
-        if train.compile:
-            raise unused_setting("train.compile", train.compile, because=because)
+        for name in ("compile", "bigram_steps"):
+            if getattr(train, name):
+                raise unused_setting(f"train.{name}", getattr(train, name), because=because)
     elif train.attention == "auto":
         train = replace(train, attention="sdpa")
     if train.device == "cuda" and before.device == "auto":

@@ -121,12 +121,12 @@ def resume_run(
 
 def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_inexact: bool) -> RunResult:
     run.write_status(state="running", **describe_process(prepared.settings))
-    if prepared.settings.train.steps is None:  # killed before the number of steps was decided
+    checkpoint = run.newest_checkpoint()
+    if checkpoint is None:  # killed before the first one, perhaps before everything was decided
         decide_steps(prepared)
     if prepared.resolved.value != load(RunSettings, file=run.settings_path).value:
         run.write_settings(to_toml(prepared.resolved))
     consumer = Consumer(run, prepared, evaluate)
-    checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
         consumer.restore(checkpoint, allow_inexact=allow_inexact)
     notice("training.resumed", path=run.path, step=consumer.trainer.step, steps=prepared.settings.train.steps)

@@ -32,7 +32,7 @@ from wenlu.data.tokens import build_store, existing_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training import precision
 from wenlu.training.duration import Duration
-from wenlu.training.preparation import Prepared, mean_seconds, measure_seconds_per_step, prepare
+from wenlu.training.preparation import Prepared, fit_first_weights, mean_seconds, measure_seconds_per_step, prepare
 from wenlu.training.results import Evaluate
 from wenlu.training.run import Consumer
 from wenlu.training.settings import RunSettings
@@ -61,6 +61,7 @@ class Trial:
     """What a few real steps showed. ``libraries_bytes`` were resident before the first, without the weights."""
 
     ready_seconds: float
+    bigrams_seconds: float
     seconds_per_step: float
     calibration_seconds: float
     evaluation_seconds_per_token: float
@@ -137,6 +138,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
     libraries = (machine.resident_bytes()[0] or weights) - weights
     budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
     with precision.machine(train):
+        bigrams = fit_first_weights(prepared)
         started = time.perf_counter()
         measured = measure_seconds_per_step(prepared, budget.value) if budget.unit == "seconds" else None
         calibration = time.perf_counter() - started if measured else 0.0
@@ -153,6 +155,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
     files = {path.name: path.stat().st_size for path in chain(*(path.iterdir() for path in consumer.run.checkpoints()))}
     trial = Trial(
         ready_seconds=ready,
+        bigrams_seconds=bigrams,
         seconds_per_step=measured or seconds,
         calibration_seconds=calibration,
         evaluation_seconds_per_token=scoring,

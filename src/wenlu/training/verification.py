@@ -48,7 +48,6 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
             _refuse_damaged(checkpoint)
         prepared = prepare(resolved, store=store)
         with machine(prepared.settings.train):
-            decide_steps(prepared)
             return _replay(run, prepared, checkpoints)
 
 
@@ -67,11 +66,12 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
             raise CheckpointError("training.nothing_to_verify", path=path)
         prepared = prepare(resolved, store=store)
         with machine(prepared.settings.train):
-            decide_steps(prepared)
+            checkpoint = run.newest_checkpoint(before=number)
+            if checkpoint is None:
+                decide_steps(prepared)
             trainer = prepared.trainer()
             if not 1 <= number <= trainer.schedule.steps:
                 raise SettingsError("training.replay_range", step=number, steps=trainer.schedule.steps)
-            checkpoint = run.newest_checkpoint(before=number)
             if checkpoint is not None:
                 restore(
                     trainer,
@@ -89,6 +89,8 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
 
 
 def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
+    if len(checkpoints) == 1:  # from the start, so with the first weights
+        decide_steps(prepared)
     trainer = prepared.trainer()
     last = checkpoint_step(checkpoints[-1])
     if len(checkpoints) > 1:
