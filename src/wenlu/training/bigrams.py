@@ -132,7 +132,7 @@ class _Fit:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.seconds_per_step = min(self.seconds_per_step, time.perf_counter() - started)
-        return float(loss)
+        return float(loss.detach())
 
 
 def _to(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
