@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from wenlu.core import machine
 from wenlu.core.errors import CheckpointError, RunError, SettingsError
 from wenlu.data.store import TokenStore
-from wenlu.models import ngram
 from wenlu.models.build import build_model
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import ModelSettings
@@ -157,7 +157,7 @@ def test_an_order_outside_1_to_5_is_refused(order: int) -> None:
 
 def test_too_little_memory_is_said_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     store = TokenStore.from_documents([[1, 2, 3, END]], end_id=END, vocab_size=4)
-    monkeypatch.setattr(ngram, "available_bytes", lambda: 100)
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, None, 100))
     with pytest.raises(RunError, match="more memory"):
         fit(store, order=2, vocab_size=4, end_id=END)
 

@@ -23,7 +23,10 @@ _NO_LIMIT = 1 << 60  # the first cgroups write a number near 2**63 where there i
 
 @dataclass(frozen=True)
 class Memory:
-    """Main memory in bytes: of the machine, and what is free now, of it or of a limit (cgroup) if that is less."""
+    """Main memory in bytes: of the machine, and what is free now, of it or of a limit if that is less.
+
+    Limits are those of a container (cgroup) and of the process itself (``ulimit -v``).
+    """
 
     total: int | None
     limit: int | None
@@ -58,20 +61,15 @@ def memory() -> Memory:
         counts = dict(re.findall(r"^(\w+) (\d+)$", read_quietly(folder / "memory.stat"), re.MULTILINE))
         cached = int(counts.get("total_inactive_file") or counts.get("inactive_file") or 0)
         limits.append((limit, max(0, limit - used + cached)))
-    available = [value for value in (free, *(left for _, left in limits)) if value is not None]
-    return Memory(total, min((limit for limit, _ in limits), default=None), min(available, default=None))
-
-
-def available_bytes() -> int | None:
-    """What this process may still take: free memory, or what its own limit (``ulimit -v``) leaves, if that is less."""
-    left = [memory().free]
-    used = _fields(_PROC / "self" / "status").get("VmSize")
-    if used is not None:
+    addresses = _fields(_PROC / "self" / "status").get("VmSize")
+    if addresses is not None:
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        left.append(None if limit == resource.RLIM_INFINITY else max(0, limit - used))
-    return min((value for value in left if value is not None), default=None)
+        if limit != resource.RLIM_INFINITY:
+            limits.append((limit, max(0, limit - addresses)))
+    available = [value for value in (free, *(left for _, left in limits)) if value is not None]
+    return Memory(total, min((limit for limit, _ in limits), default=None), min(available, default=None))
 
 
 def allowed_cores() -> int:

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from wenlu.core import runs
-from wenlu.core.errors import CheckpointError, DataError, RunError
+from wenlu.core import machine, runs
+from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
 from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, warn
-from wenlu.core.machine import available_bytes
 from wenlu.core.publication import storage_error, sweep
 from wenlu.core.settings import changed, unused_setting
 from wenlu.data import splitting
@@ -98,9 +97,7 @@ def build_store(
             tokenizer = Tokenizer.train(spool.texts("train"), tokenizer_settings or TokenizerSettings())
         chosen = tokenizer
         runs.publish(
-            target,
-            lambda directory: _write(directory, spool, chosen, settings, report, rule, workers),
-            replace=replace,
+            target, lambda directory: _write(directory, spool, chosen, settings, report, rule, workers), replace=replace
         )
     return Store.open(target, verify=False)
 
@@ -111,7 +108,7 @@ def _refuse_without_memory() -> None:
     Raises:
         RunError: ``data.memory``.
     """
-    available = available_bytes()
+    available = machine.memory().free
     if available is not None and available < _LEAST_BYTES:
         raise RunError("data.memory", needed=_LEAST_BYTES / 1e6, available=available / 1e6)
 
@@ -142,14 +139,14 @@ def prepared_store(
 
 
 def existing_store(
-    settings: DataSettings,
-    *,
-    tokenizer: Tokenizer | None = None,
-    tokenizer_settings: TokenizerSettings | None = None,
+    settings: DataSettings, *, tokenizer: Tokenizer | None = None, tokenizer_settings: TokenizerSettings | None = None
 ) -> Store | Path:
     """The given or cached store for these settings, or the place in the cache where one would be made."""
-    if len(settings.paths) == 1 and Store.is_store(Path(settings.paths[0])):
-        return Store.open(Path(settings.paths[0]))
+    stores = [path for path in map(Path, settings.paths) if Store.is_store(path)]
+    if stores and len(settings.paths) > 1:
+        raise SettingsError("training.mixed_data", path=stores[0], count=len(settings.paths))
+    if stores:
+        return Store.open(stores[0])
     key = corpus_key(settings, tokenizer, tokenizer_settings or TokenizerSettings())
     target = runs.wenlu_home() / "stores" / key[:32]
     return _cached(target) or target
@@ -229,13 +226,7 @@ def _add(spool: Spool, document: Document, hash: int, file: int, split: Split) -
 
 
 def _write(
-    directory: Path,
-    spool: Spool,
-    tokenizer: Tokenizer,
-    settings: DataSettings,
-    report: Report,
-    rule: str,
-    workers: int,
+    directory: Path, spool: Spool, tokenizer: Tokenizer, settings: DataSettings, report: Report, rule: str, workers: int
 ) -> None:
     tokenizer.save(directory / "tokenizer")
     dtype = token_dtype(tokenizer.vocab_size)

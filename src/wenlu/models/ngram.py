@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wenlu.core import machine
 from wenlu.core.errors import RunError, SettingsError
 from wenlu.core.log import notice, progress, warn
-from wenlu.core.machine import available_bytes
 from wenlu.models import kneser_ney
 from wenlu.models.boundaries import document_starts
 from wenlu.models.config import Cache
@@ -298,7 +298,7 @@ def fit(source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id:
         raise SettingsError("ngram.order", order=order, largest=MAX_ORDER)
     started = time.monotonic()
     num_tokens = int(source.bounds[-1])
-    needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, available_bytes()
+    needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, machine.memory().free
     if available is not None and needed > available:
         raise RunError("ngram.memory", tokens=num_tokens, needed=needed / 1e9, available=available / 1e9)
     levels, discounts = [], []
