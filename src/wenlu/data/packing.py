@@ -107,14 +107,7 @@ class StreamWindows:
     """
 
     def __init__(
-        self,
-        store: TokenStore,
-        *,
-        sequence_length: int,
-        num_tracks: int,
-        seed: int,
-        epoch: int,
-        shuffle: bool = True,
+        self, store: TokenStore, *, sequence_length: int, num_tracks: int, seed: int, epoch: int, shuffle: bool = True
     ) -> None:
         self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle)
         self._length = sequence_length

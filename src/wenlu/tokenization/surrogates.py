@@ -14,8 +14,5 @@ def utf8_bytes(text: str, *, where: str, start: int = 0) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            "tokenization.surrogate",
-            where=where,
-            position=start + error.start,
-            found=f"U+{ord(text[error.start]):04X}",
+            "tokenization.surrogate", where=where, position=start + error.start, found=f"U+{ord(text[error.start]):04X}"
         ) from None

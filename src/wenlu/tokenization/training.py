@@ -12,14 +12,7 @@ from tokenizers import Tokenizer
 from wenlu.core.errors import TokenizerError
 from wenlu.core.log import Notice, notice, progress
 from wenlu.core.settings import unused_setting
-from wenlu.tokenization.kinds import (
-    Alphabet,
-    TokenizerSettings,
-    finished,
-    smallest_vocabulary,
-    trainer,
-    untrained,
-)
+from wenlu.tokenization.kinds import Alphabet, TokenizerSettings, finished, smallest_vocabulary, trainer, untrained
 from wenlu.tokenization.special import written_specials
 from wenlu.tokenization.surrogates import utf8_bytes
 
