@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from skips import needs_cuda
 from tiny_training import GPT2, LSTM, TRANSFORMER, losses, tiny_settings, tiny_store
@@ -19,7 +21,10 @@ from wenlu.cli.main import main
 from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.data.store import Store
 from wenlu.evaluation.evaluator import evaluate_split
+from wenlu.models import attention
+from wenlu.models.config import StackConfig
 from wenlu.models.device import device_of, pick_device
+from wenlu.tasks import _chunked
 from wenlu.training.precision import machine, resolve_machine
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import TrainSettings
@@ -98,6 +103,71 @@ def test_determinism_is_a_setting_of_cuda_only(tmp_path: Path, store: Store) -> 
         with machine(settings):
             assert torch.are_deterministic_algorithms_enabled() is expected
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_torch_is_left_as_it_was_found() -> None:
+    settings = TrainSettings(threads=1, device="cuda")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with machine(settings):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("value", "works"), [(":16:8", True), (":4096:8", True), (":4096:2:16:8", False), ("", False)])
+def test_a_workspace_that_cublas_cannot_repeat_with_is_refused(
+    value: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value)
+    expected = nullcontext() if works else pytest.raises(DeviceError, match="CUBLAS_WORKSPACE_CONFIG")
+    with expected, machine(TrainSettings(threads=1, device="cuda")):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    with machine(TrainSettings(threads=1, device="cuda", deterministic=False)):
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("device", "blocks"), [("cpu", 4), ("meta", 1)])
+def test_a_chunk_is_cut_for_a_processor_only(device: str, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator has no second-level cache to stay in, and each cut costs it launches."""
+    calls: list[int] = []
+    plain = _chunked._to_gradient
+
+    def counting(x_RV: Tensor, column_R1: Tensor) -> Tensor:
+        calls.append(len(x_RV))
+        return plain(x_RV, column_R1)
+
+    monkeypatch.setattr(_chunked, "_to_gradient", counting)
+    logits = torch.zeros(64, _chunked._BLOCK_ELEMENTS // 16, device=device)
+    _chunked._loss_and_gradient(logits, torch.zeros(64, dtype=torch.int64, device=device))
+    assert calls == [64 // blocks] * blocks
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_masked_attention_of_an_accelerator_has_no_groups(
+    device: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of CUDA's fused kernels takes both a mask and groups: one that does would write down all the weights."""
+    given: list[tuple[int, bool]] = []
+    plain = attention.F.scaled_dot_product_attention
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, *, enable_gqa: bool, **options: Any) -> Tensor:
+        given.append((k.shape[1], enable_gqa))
+        assert k.shape == v.shape
+        return plain(q, k, v, enable_gqa=enable_gqa, **options)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", watched)
+    grouped = StackConfig(
+        hidden_size=32, num_layers=1, num_heads=4, num_kv_heads=2, intermediate_size=64, max_positions=8
+    )
+    layer = attention.Attention(grouped).to(device)
+    allowed = torch.ones(1, 1, 5, 5, dtype=torch.bool, device=device) if masked else None
+    visible = attention.Visibility(allowed, is_causal=not masked)
+    assert layer(torch.zeros(2, 5, 32, device=device), visible, None, None).shape == (2, 5, 32)
+    assert given == [(4, False) if masked and device != "cpu" else (2, True)]
 
 
 def test_what_cuda_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,37 @@ def test_more_than_ten_in_a_row_stop_the_run_and_a_resume_goes_on_counting(
     assert MOST_SKIPPED == 10
 
 
+def test_the_step_that_stops_a_run_is_reported_after_many_reports_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = nn.functional.embedding
+    monkeypatch.setattr(nn.Embedding, "forward", lambda module, ids: plain(ids, module.weight) * torch.inf)
+    monkeypatch.setattr("wenlu.training.trainer.MOST_SKIPPED", 4)
+    monkeypatch.setattr("wenlu.training.inspection._MOST_REPORTS", 2)
+    with pytest.raises(NotFiniteError):
+        train_run(
+            tiny_settings(*TRANSFORMER, "train.non_finite=skip"),
+            tmp_path / "run",
+            store=tiny_store(tmp_path / "corpus"),
+        )
+    assert [report["step"] for report in reports(tmp_path / "run")] == [1, 2, 5]
+    assert caplog.text.count("that was report 2") == 1
+
+
+def test_a_replay_leaves_out_what_the_log_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting may have been changed since."""
+    store, loader, unknown = poisoned_store(tmp_path / "corpus", 4, TRANSFORMER)
+    poison(monkeypatch, unknown, infinite)
+    [wrong, *_] = wrong_steps(loader, unknown)
+    run = tmp_path / "run"
+    train_run(tiny_settings(*TRANSFORMER, "train.save_every=100", "train.non_finite=skip"), run, store=store)
+    text = (run / "run.toml").read_text(encoding="utf-8")
+    assert 'non_finite = "skip"' in text
+    (run / "run.toml").write_text(text.replace('non_finite = "skip"', 'non_finite = "stop"'), encoding="utf-8")
+    assert verify_run(run, store=store).last == STEPS
+    assert replay_step(run, STEPS, store=store).step == STEPS > wrong
+
+
 @pytest.mark.parametrize("model", [TRANSFORMER, LSTM])
 def test_left_out_steps_are_left_out_again_bit_for_bit(
     model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

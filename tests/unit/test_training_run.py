@@ -8,7 +8,9 @@ import re
 import shutil
 import signal
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,15 @@ from safetensors.torch import load_file, save_file
 from tiny_training import GPT2, LSTM, SMALL, TRANSFORMER, losses, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.bundle import load_bundle
 from wenlu.core import publication
-from wenlu.core.errors import CheckpointError, DataError, GateError, NotFiniteError, RunError, SettingsError
+from wenlu.core.errors import (
+    CheckpointError,
+    DataError,
+    DeviceError,
+    GateError,
+    NotFiniteError,
+    RunError,
+    SettingsError,
+)
 from wenlu.core.log import LOGGER
 from wenlu.core.runs import Run, verify
 from wenlu.core.settings import load
@@ -391,6 +401,110 @@ def test_what_changes_the_bits_is_refused_or_announced(
     assert "not bit-exact" in caplog.text
 
 
+def with_settings(run: Path, **changed: str) -> None:
+    """Edit ``run.toml`` as a user with an editor."""
+    path = run / "run.toml"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for key, value in changed.items():
+        [number] = [n for n, line in enumerate(lines) if line.startswith(f"{key} = ")]
+        lines[number] = f"{key} = {value}"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def with_state(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write the state of the newest checkpoint anew, with a manifest that fits."""
+    checkpoint = Run(run).checkpoints()[-1]
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    change(state)
+
+    def write(target: Path) -> None:
+        shutil.copytree(checkpoint, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("MANIFEST.json"))
+        (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+    publication.publish(checkpoint, write, replace=True)
+
+
+def test_what_changes_the_bits_is_noticed_in_run_toml_too(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    stop_in_the_middle(run, store)
+    with_settings(run, threads="2", compile="true")
+    with pytest.raises(SettingsError) as caught:
+        resume_run(run, store=store)
+    assert (caught.value.id, caught.value.values["setting"]) == ("training.inexact", "train.compile")
+    with_settings(run, compile="false")
+    with pytest.raises(SettingsError, match=r"(?s)train\.threads.*then 1, now 2"):
+        resume_run(run, store=store)
+    assert resume_run(run, store=store, allow_inexact=True).state == "finished"
+    assert caplog.text.count("not bit-exact from here on: train.threads was 1 and is 2") == 1
+    [line] = [line for line in log_of(run) if line["event"] == "inexact"]
+    assert line == {"event": "inexact", "step": 6, "setting": "train.threads", "then": 1, "now": 2}
+    assert verify_run(run, store=store).last == 12
+
+
+def test_what_an_earlier_wenlu_did_not_write_down_is_taken_from_run_toml(tmp_path: Path, store: Store) -> None:
+    run = tmp_path / "run"
+    stop_in_the_middle(run, store)
+
+    def forget(state: dict[str, Any]) -> None:
+        for name in ("threads", "compile", "attention", "device", "deterministic", "precision"):
+            del state["settings"][f"train.{name}"]
+        del state["environment"]["processor"], state["environment"]["bf16"]
+
+    with_state(run, forget)
+    with_settings(run, compile="false")
+    with pytest.raises(SettingsError, match=r"train\.attention"):
+        resume_run(run, overrides=["train.attention=eager"], store=store)
+    assert resume_run(run, store=store).state == "finished"
+
+
+def test_a_resume_that_is_refused_changes_no_setting(tmp_path: Path, store: Store) -> None:
+    run = tmp_path / "run"
+    stop_in_the_middle(run, store)
+    with_state(run, lambda state: state.update(data="another"))
+    before = (run / "run.toml").read_text(encoding="utf-8")
+    with pytest.raises(DataError):
+        resume_run(run, overrides=["train.attention=eager"], store=store, allow_inexact=True)
+    assert (run / "run.toml").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("name", ["processor", "bf16"])
+def test_another_processor_is_refused(name: str, tmp_path: Path, store: Store) -> None:
+    """Instruction sets alone make most processors look alike."""
+    run = tmp_path / "run"
+    stop_in_the_middle(run, store)
+    with_state(run, lambda state: state["environment"].update({name: "another"}))
+    with pytest.raises(SettingsError) as caught:
+        resume_run(run, store=store)
+    assert caught.value.values["setting"] == name
+
+
+def test_the_processor_is_named_with_what_decides_its_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wenlu.training import precision
+
+    monkeypatch.setattr(precision, "processor", lambda: ("A 9", frozenset({"sse", "amx_bf16", "avx512_bf16"})))
+    found = precision.environment()
+    assert (found["processor"], found["bf16"]) == ("A 9", "amx_bf16 avx512_bf16")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_advice_for_a_run_from_cuda_works(
+    language: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENLU_LANG", language)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = tmp_path / "run"
+    stop_in_the_middle(run, store)
+    there = {"device": "cuda", "precision": "bf16", "deterministic": False}
+    with_state(run, lambda state: state["settings"].update({f"train.{name}": v for name, v in there.items()}))
+    with_settings(run, device='"cuda"', precision='"bf16"', deterministic="false")
+    with pytest.raises(DeviceError) as caught:
+        resume_run(run, store=store)
+    words = re.findall(r"train\.\w+=\w+", str(caught.value))
+    assert resume_run(run, overrides=words, store=store, allow_inexact=True).state == "finished"
+
+
 def test_another_version_is_refused_or_announced(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(SettingsError, match=r"then 2\.12, now 2\.13"):
         check_environment({"torch": "2.12"}, {"torch": "2.13"}, allow_inexact=False)
@@ -426,6 +540,16 @@ def test_an_honest_run_verifies(model: tuple[str, ...], tmp_path: Path, store: S
 def test_one_checkpoint_is_replayed_from_the_start(tmp_path: Path, store: Store) -> None:
     train_run(tiny_settings("train.save_every=100"), tmp_path / "run", store=store)
     assert (verify_run(tmp_path / "run", store=store).first, verify_run(tmp_path / "run", store=store).last) == (0, 12)
+
+
+def test_another_processor_proves_nothing(finished: Path, store: Store) -> None:
+    """It is said before a replay whose bits would differ, also when there is one checkpoint alone."""
+    with_state(finished, lambda state: state["environment"].update(processor="another"))
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="processor"):
+            verify_run(finished, store=store)
+        for checkpoint in Run(finished).checkpoints()[:-1]:
+            publication.remove_directory(checkpoint)
 
 
 def test_a_changed_loss_is_found_with_its_step(finished: Path, store: Store) -> None:

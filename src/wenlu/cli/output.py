@@ -24,7 +24,6 @@ import inspect
 import io
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -46,16 +45,13 @@ from wenlu.core.errors import (
     DeviceError,
     Terminated,
     WenluError,
+    is_out_of_memory,
 )
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 __all__ = ["Table", "argument", "command", "leave", "option", "render", "result", "run", "stream", "table"]
-
-
-# How torch words it; a processor's allocator raises RuntimeError, an accelerator's a subclass of it.
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         _show(known, json_output=json_output)
         return known.exit_code
     except (MemoryError, RuntimeError) as failure:
-        if not (isinstance(failure, MemoryError) or _NO_MEMORY.search(str(failure))):
+        if not is_out_of_memory(failure):
             raise
         before()
         lines = str(failure).strip().splitlines() or [type(failure).__name__]

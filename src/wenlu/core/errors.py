@@ -18,6 +18,7 @@ An error carries an id and values, never a finished text. The texts stand in ``c
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 EXIT_DONE = 0
@@ -26,6 +27,9 @@ EXIT_WRONG_INPUT = 2
 EXIT_GATE = 3
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
+
+# How torch words it; a processor's allocator raises RuntimeError, an accelerator's a subclass of it.
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class WenluError(Exception):
@@ -94,3 +98,8 @@ class NotFiniteError(WenluError):
 
 class DeviceError(WenluError):
     """The processor or the accelerator cannot do what is asked."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch could not get the memory that it asked for."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

@@ -227,6 +227,10 @@ class Attention(nn.Module):
 
     def attend_sdpa(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
         """Attention by torch's fused kernels; the weights exist nowhere."""
+        group = q_BHSE.shape[1] // k_BKTE.shape[1]
+        if group > 1 and visible.allowed is not None and q_BHSE.device.type != "cpu":
+            # of CUDA's fused kernels, none takes both a mask and groups
+            k_BKTE, v_BKTE = k_BKTE.repeat_interleave(group, dim=1), v_BKTE.repeat_interleave(group, dim=1)
         return F.scaled_dot_product_attention(
             q_BHSE,
             k_BKTE,

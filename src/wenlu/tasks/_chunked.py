@@ -11,7 +11,7 @@ from torch import Tensor
 
 Logits = Callable[[Tensor], Tensor]
 
-_BLOCK_ELEMENTS = 1 << 19  # 2 MiB in float32: the passes over a block stay in the second-level cache
+_BLOCK_ELEMENTS = 1 << 19  # 2 MiB in float32: on a processor a block's passes stay in the second-level cache
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -58,7 +58,7 @@ def _loss_and_gradient(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Ten
     backward pass and not its result; for any other, autograd notices and raises.
     """
     x_NV = _at_least_float32(logits_NV)
-    rows = max(1, _BLOCK_ELEMENTS // x_NV.shape[-1])
+    rows = max(1, _BLOCK_ELEMENTS // x_NV.shape[-1] if x_NV.device.type == "cpu" else len(x_NV))
     blocks = zip(torch.split(x_NV, rows), torch.split(labels_N[:, None], rows), strict=True)
     loss = torch.stack([_to_gradient(x_RV, column_R1) for x_RV, column_R1 in blocks]).sum()
     return loss, x_NV if x_NV is logits_NV else logits_NV.copy_(x_NV)

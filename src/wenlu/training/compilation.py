@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
-from wenlu.core.errors import DeviceError
+from wenlu.core.errors import DeviceError, WenluError, is_out_of_memory
 from wenlu.core.log import notice, warn
 from wenlu.models.transformer import Transformer
 
@@ -20,11 +21,8 @@ REPAYING_SECONDS = 600.0
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that ``torch.compile`` will call, if there is one."""
-    named = os.environ.get("CXX")
-    return (
-        shutil.which(named) if named else next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), None)
-    )
+    """The C++ compiler that ``torch.compile`` will call, if there is one; torch takes ``CXX`` for one word."""
+    return shutil.which(os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")))
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -36,6 +34,7 @@ def compile_layers(model: nn.Module) -> None:
     if find_compiler() is None:
         raise DeviceError("training.no_compiler")
     assert isinstance(model, Transformer), "other models refuse train.compile"
+    torch.compiler.reset()  # torch counts what it compiles in a process, and after eight graphs it stops, silently
     model.decoder.compile(dynamic=False)
 
 
@@ -59,7 +58,9 @@ def repays(expected_seconds: float, measure: Callable[[bool], float], *, seconds
     try:
         compiled = measure(True)
     except Exception as error:  # whatever a compiler may say: the run goes on without it
-        warn("training.compilation_failed", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        if isinstance(error, WenluError) or is_out_of_memory(error):
+            raise
+        warn("training.compilation_failed", reason=_first_line(error))
         return False
     cost = time.perf_counter() - started
     saved = expected_seconds * (1 - compiled / seconds_per_step)
@@ -68,6 +69,22 @@ def repays(expected_seconds: float, measure: Callable[[bool], float], *, seconds
         decision="true" if saved > cost else "false",
     )  # fmt: skip
     return saved > cost
+
+
+@contextlib.contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Let a model that cannot be compiled be an error of ours, ``training.compilation``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error) or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise DeviceError("training.compilation", reason=_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    inner = getattr(error, "inner_exception", error)  # torch wraps what its compiler raises
+    return f"{type(inner).__name__}: {inner}".splitlines()[0]
 
 
 @contextlib.contextmanager

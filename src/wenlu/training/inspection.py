@@ -145,21 +145,24 @@ def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -
 def reported_steps(trainer: Trainer, prepared: Prepared, folder: Path) -> Iterator[Step]:
     """The trainer's steps; one that is not finite leaves a report, whether it stops the run or not."""
 
-    def report(number: int, seen: Mapping[str, object]) -> None:
-        if len(list(folder.glob(_REPORTS.format("*")))) < _MOST_REPORTS:
+    def report(number: int, seen: Mapping[str, object], *, left: int) -> None:
+        if left > 0:
             found = inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
             with contextlib.suppress(RunError):  # a full disk must not hide why the run stops
                 warn("training.report_written", path=_write_report(folder, seen, found))
+        if left == 1:
+            warn("training.reports_end", count=_MOST_REPORTS)
 
     try:
         for step in trainer:
             if step.skipped:
                 seen = {"step": step.number, "batch": step.skipped, "rate": step.learning_rate}
-                report(step.number, {**seen, "loss": str(step.loss), "norm": str(step.gradient_norm)})
+                left = _MOST_REPORTS - len(list(folder.glob(_REPORTS.format("*"))))
+                report(step.number, {**seen, "loss": str(step.loss), "norm": str(step.gradient_norm)}, left=left)
             yield step
     except NotFiniteError as error:
         values = {name: written(value) if isinstance(value, float) else value for name, value in error.values.items()}
-        report(trainer.step + 1, {"error": error.id, **values})
+        report(trainer.step + 1, {"error": error.id, **values}, left=_MOST_REPORTS)
         raise
 
 

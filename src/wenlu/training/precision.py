@@ -15,12 +15,14 @@ from torch import Tensor
 
 from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.core.log import warn
-from wenlu.core.machine import allowed_cores
+from wenlu.core.machine import allowed_cores, processor
 from wenlu.models.device import DeviceName, describe_device, pick_device
 from wenlu.training.allocation import kept_memory
 from wenlu.training.settings import Precision, TrainSettings
 
 CPU = torch.device("cpu")
+_BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "amx_tile", "bf16"})  # as Linux calls them
+_REPEATABLE = (":4096:8", ":16:8")
 GAIN = 1.2  # bf16 products must be so many times as fast as float32 before they are taken
 _TRIAL_SIZE = 512
 _TRIALS = 5
@@ -73,13 +75,17 @@ def machine(settings: TrainSettings) -> Iterator[None]:
     """Run with the settings' threads, memory that is kept and, on CUDA, determinism; restored afterwards.
 
     A processor's kernels are deterministic for one number of threads as they are. On CUDA torch refuses an operation
-    that it cannot repeat exactly, and cuBLAS needs the variable set before its first product.
+    that it cannot repeat exactly, and cuBLAS needs the variable set before its first product; a value that torch would
+    refuse then is refused now (DeviceError, ``training.cublas_workspace``).
     """
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch._C._get_deterministic_fill_uninitialized_memory()
+    deterministic = settings.device == "cuda" and settings.deterministic
+    if deterministic and (given := os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")) not in _REPEATABLE:
+        raise DeviceError("training.cublas_workspace", value=given, known=" or ".join(_REPEATABLE))
     torch.set_num_threads(settings.threads)
-    if settings.device == "cuda" and settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if deterministic:
         torch.use_deterministic_algorithms(True)
         torch._C._set_deterministic_fill_uninitialized_memory(False)  # nothing here reads memory before it is written
     try:
@@ -87,7 +93,7 @@ def machine(settings: TrainSettings) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(strict)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         torch._C._set_deterministic_fill_uninitialized_memory(fill)
 
 
@@ -123,23 +129,31 @@ def newton_schulz_dtype(precision: Precision) -> torch.dtype:
 
 def environment(device: torch.device = CPU) -> dict[str, str]:
     """What the bits of a run depend on besides its settings."""
-    accelerator = {} if device == CPU else {"device": describe_device(device), "cuda": str(torch.version.cuda)}
+    if device == CPU:
+        name, features = processor()
+        computing = {"processor": name, "bf16": " ".join(sorted(features & _BF16_FEATURES))}
+    else:
+        computing = {"device": describe_device(device), "cuda": str(torch.version.cuda)}
     return {
         "torch": torch.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        **accelerator,
+        **computing,
     }
 
 
-def check_environment(then: Mapping[str, str], now: Mapping[str, str], *, allow_inexact: bool) -> None:
-    """Compare the environment of a run's checkpoint with this one.
+def check_environment(
+    then: Mapping[str, object], now: Mapping[str, object], *, allow_inexact: bool
+) -> list[dict[str, object]]:
+    """What of the environment and the settings of a run's checkpoint is not as it is now, each announced.
 
     Raises:
-        SettingsError: ``training.inexact`` naming the first difference, unless ``allow_inexact``; then it is announced.
+        SettingsError: ``training.inexact`` naming the first difference, unless ``allow_inexact``.
     """
-    for name, value in then.items():
-        if now.get(name) != value:
-            if not allow_inexact:
-                raise SettingsError("training.inexact", setting=name, then=value, now=now.get(name))
-            warn("training.inexact", setting=name, then=value, now=now.get(name))
+    names = [name for name, value in then.items() if now.get(name) != value]
+    found: list[dict[str, object]] = [{"setting": name, "then": then[name], "now": now.get(name)} for name in names]
+    for difference in found:
+        if not allow_inexact:
+            raise SettingsError("training.inexact", **difference)
+        warn("training.inexact", **difference)
+    return found

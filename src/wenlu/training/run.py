@@ -18,13 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wenlu.bundle import save_bundle
-from wenlu.core.errors import (
-    CheckpointError,
-    DataError,
-    SettingsError,
-    Terminated,
-    WenluError,
-)
+from wenlu.core.errors import CheckpointError, DataError, SettingsError, Terminated, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
 from wenlu.core.publication import check_target
 from wenlu.core.runs import MANIFEST, Run, is_run, publish
@@ -32,7 +26,8 @@ from wenlu.core.setting_types import leaves
 from wenlu.core.settings import DEFAULT, Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
-from wenlu.training.compilation import uncompiled
+from wenlu.models.device import device_of
+from wenlu.training.compilation import compiler_errors, uncompiled
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.inspection import reported_steps
@@ -66,7 +61,7 @@ def train_run(
         RunError: ``core.run_exists``, or ``core.run_locked`` when somebody trains it now.
         WenluError: whatever the settings, the corpus or a step have wrong.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     refuse_unread_by_store(resolved)
     resolved = absolute_paths(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
@@ -76,7 +71,7 @@ def train_run(
             return fit_run(run, fitting, evaluate)
     prepared = prepare(resolved, store=store)
     run = Run.create(path)
-    with run.lock(), _recorded(run), machine(prepared.settings.train):
+    with run.lock(), _recorded(run), compiler_errors(), machine(prepared.settings.train):
         run.write_settings(to_toml(prepared.resolved))
         run.write_status(state="running", step=0, **describe_process(prepared.settings))
         run.write_data(describe_data(prepared.store))
@@ -115,7 +110,7 @@ def resume_run(
             if resolved.value.model.kind in FITTED_KINDS:
                 return fit_run(run, prepare_fitting(resolved, store=store), evaluate)
             prepared = prepare(resolved, store=store)
-            with machine(prepared.settings.train):
+            with compiler_errors(), machine(prepared.settings.train):
                 return _resume(run, prepared, evaluate, allow_inexact=allow_inexact)
 
 
@@ -124,13 +119,18 @@ def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_in
     checkpoint = run.newest_checkpoint()
     if checkpoint is None:  # killed before the first one, perhaps before everything was decided
         decide_steps(prepared)
-    if prepared.resolved.value != load(RunSettings, file=run.settings_path).value:
-        run.write_settings(to_toml(prepared.resolved))
+    before = load(RunSettings, file=run.settings_path).value
+    inexact = check_state(checkpoint, prepared, before, allow_inexact=allow_inexact) if checkpoint is not None else []
     consumer = Consumer(run, prepared, evaluate)
     if checkpoint is not None:
-        consumer.restore(checkpoint, allow_inexact=allow_inexact)
-    notice("training.resumed", path=run.path, step=consumer.trainer.step, steps=prepared.settings.train.steps)
-    run.cut_log(consumer.trainer.step)
+        consumer.restore(checkpoint)
+    if prepared.settings != before:
+        run.write_settings(to_toml(prepared.resolved))
+    step = consumer.trainer.step
+    notice("training.resumed", path=run.path, step=step, steps=prepared.settings.train.steps)
+    run.cut_log(step)
+    for difference in inexact:
+        run.append_log({"event": "inexact", "step": step, **difference})
     return consumer.consume()
 
 
@@ -161,25 +161,34 @@ def read_settings(run: Run, overrides: Sequence[str] = (), *, allow_inexact: boo
             raise _another_run(key, then, now)
         if not allow_inexact:
             raise SettingsError("training.inexact", setting=key, then=then, now=now)
-        warn("training.inexact", setting=key, then=then, now=now)
     return after
 
 
-def restore(trainer: Trainer, checkpoint: Path, *, data: str, settings: RunSettings, allow_inexact: bool) -> State:
-    """Put a trainer into the state of a checkpoint, whose manifest the caller has verified.
+def check_state(
+    checkpoint: Path, prepared: Prepared, before: RunSettings, *, allow_inexact: bool
+) -> list[dict[str, object]]:
+    """What is not as it was when a checkpoint was made, and changes the bits; each difference is announced.
+
+    What an earlier Wenlu did not write into the checkpoint is taken from ``before``, the settings that its run had.
 
     Raises:
         SettingsError: ``training.inexact``, or ``training.resume_setting`` when run.toml is not what it was.
         DataError: ``training.data_changed``.
     """
-    state = read_state(checkpoint)
-    settings_now = fixed_settings(settings)
-    for key, then in state.settings.items():
-        if (now := settings_now.get(key, then)) != then:
-            raise _another_run(key, then, now)
+    state, data = read_state(checkpoint), prepared.store.train.fingerprint
+    then, now = fixed_settings(before) | state.settings, fixed_settings(prepared.settings)
+    for key, value in then.items():
+        if key not in INEXACT_CHANGES and now.get(key, value) != value:
+            raise _another_run(key, value, now[key])
     if state.data != data:
         raise DataError("training.data_changed", then=state.data, now=data)
-    check_environment(state.environment, environment(trainer.device), allow_inexact=allow_inexact)
+    inexact = {key: then[key] for key in sorted(INEXACT_CHANGES)} | state.environment
+    return check_environment(inexact, now | environment(device_of(prepared.model)), allow_inexact=allow_inexact)
+
+
+def restore(trainer: Trainer, checkpoint: Path) -> State:
+    """Put a trainer into the state of a checkpoint, whose manifest and state the caller has checked."""
+    state = read_state(checkpoint)
     copy_weights(load_model(checkpoint), trainer.model, path=checkpoint)
     load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
     trainer.step, trainer.skipped_in_a_row = state.step, state.skipped_in_a_row
@@ -193,13 +202,11 @@ def training_digest(trainer: Trainer) -> str:
 
 
 def fixed_settings(settings: RunSettings) -> dict[str, object]:
-    """What every life of a run must have alike, by dotted key, as JSON holds it; the corpus has its fingerprint."""
-    free = INEXACT_CHANGES | EXACT_CHANGES
-    keys = [
-        key for key in leaves(settings) if not key.startswith(("data.", "tokenizer.", "evaluate.")) and key not in free
-    ]
+    """What decides the bits of a run, by dotted key, as JSON holds it; the corpus has its fingerprint."""
+    tables = ("data.", "tokenizer.", "evaluate.")
+    keys = [key for key in leaves(settings) if not key.startswith(tables) and key not in EXACT_CHANGES]
     record: dict[str, object] = json.loads(json.dumps({key: _value(settings, key) for key in keys}, default=str))
-    return record
+    return record | {"train.compile": bool(settings.train.compile)}
 
 
 def _another_run(key: str, then: object, now: object) -> SettingsError:
@@ -255,14 +262,8 @@ class Consumer:
         self.scored: tuple[int, float] | None = None
         self.scores: dict[str, float] = {}
 
-    def restore(self, checkpoint: Path, *, allow_inexact: bool) -> None:
-        state = restore(
-            self.trainer,
-            checkpoint,
-            data=self.prepared.store.train.fingerprint,
-            settings=self.settings,
-            allow_inexact=allow_inexact,
-        )
+    def restore(self, checkpoint: Path) -> None:
+        state = restore(self.trainer, checkpoint)
         self.seconds, self.best_loss, self.best_step = state.seconds, state.best_loss, state.best_step
         self.saved_step = state.step
         self._note_best(checkpoint)  # a kill may have come between the checkpoint and its mention
@@ -422,24 +423,17 @@ def _recorded(run: Run) -> Iterator[None]:
         raise
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, *, only_look: bool = False) -> None:
     """Refuse, before any long work, a directory that is a run already (being trained or not), a store or a model."""
     if not path.is_dir() or (path / MANIFEST).is_file():
         check_target(path, replace=False)
     if is_run(path):
-        with Run.open(path).lock():
+        with contextlib.nullcontext() if only_look else Run.open(path).lock():
             Run.create(path)
 
 
 def _finished_result(run: Run) -> RunResult:
     status = run.status()
     step, seconds = status.get("step"), status.get("seconds")
-    return RunResult(
-        run.path,
-        "finished",
-        0,
-        step if isinstance(step, int) else 0,
-        seconds if isinstance(seconds, float) else 0.0,
-        run.path / "final",
-        last_evaluation(run),
-    )
+    step, seconds = step if isinstance(step, int) else 0, seconds if isinstance(seconds, float) else 0.0
+    return RunResult(run.path, "finished", 0, step, seconds, run.path / "final", last_evaluation(run))

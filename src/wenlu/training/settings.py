@@ -31,7 +31,7 @@ class TrainSettings:
     tokens, ``accumulation`` times. ``device``, ``precision``, ``threads`` (0: one a processor core that is free to us)
     and ``layout`` are resolved once as well. ``deterministic`` matters on CUDA only, where it costs speed: without it a
     run is not repeated to the last bit. ``non_finite`` says what follows a loss or a gradient that is NaN or infinite:
-    the run stops, or the step's update is left out (ten in a row stop it too).
+    the run stops, or the step's update is left out (the eleventh in a row stops it too).
     ``bigram_steps`` fit the embedding and the untied output matrix of a Transformer to the train split's pairs of
     tokens before the first step; of a budget in time they take a quarter at most.
     """

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wenlu.core.errors import CheckpointError, GateError, SettingsError
 from wenlu.core.log import notice, progress
 from wenlu.core.runs import Run, checkpoint_step, verify
+from wenlu.core.settings import Resolved
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.inspection import Inspection, inspect_step
 from wenlu.training.precision import machine
-from wenlu.training.preparation import Prepared, decide_steps, prepare
+from wenlu.training.preparation import Prepared, fit_first_weights, prepare
 from wenlu.training.results import written
-from wenlu.training.run import read_settings, restore, training_digest
+from wenlu.training.run import check_state, read_settings, restore, training_digest
+from wenlu.training.settings import RunSettings
 from wenlu.training.state import digest
 from wenlu.training.trainer import Step, Trainer
 
@@ -37,16 +39,18 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
         GateError: ``training.verify_step`` naming the first step that differs, ``training.verify_weights``, or
             ``training.verify_damaged`` for a checkpoint whose files are not those that were written.
         CheckpointError: ``training.nothing_to_verify`` without a checkpoint.
+        SettingsError: ``training.inexact`` when this machine gives other bits than the last checkpoint was made with.
     """
     run = Run.open(path)
     with run.lock():
-        resolved = read_settings(run)
         checkpoints = run.checkpoints()
-        if not checkpoints or resolved.value.model.kind in FITTED_KINDS:
+        if not checkpoints:
             raise CheckpointError("training.nothing_to_verify", path=path)
+        resolved = _as_logged(run)
         for checkpoint in checkpoints[-2:]:
             _refuse_damaged(checkpoint)
         prepared = prepare(resolved, store=store)
+        check_state(checkpoints[-1], prepared, prepared.settings, allow_inexact=False)
         with machine(prepared.settings.train):
             return _replay(run, prepared, checkpoints)
 
@@ -61,25 +65,17 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
     """
     run = Run.open(path)
     with run.lock():
-        resolved = read_settings(run)
-        if resolved.value.model.kind in FITTED_KINDS:
-            raise CheckpointError("training.nothing_to_verify", path=path)
-        prepared = prepare(resolved, store=store)
+        prepared = prepare(_as_logged(run), store=store)
         with machine(prepared.settings.train):
             checkpoint = run.newest_checkpoint(before=number)
             if checkpoint is None:
-                decide_steps(prepared)
+                fit_first_weights(prepared)
             trainer = prepared.trainer()
             if not 1 <= number <= trainer.schedule.steps:
                 raise SettingsError("training.replay_range", step=number, steps=trainer.schedule.steps)
             if checkpoint is not None:
-                restore(
-                    trainer,
-                    checkpoint,
-                    data=prepared.store.train.fingerprint,
-                    settings=prepared.settings,
-                    allow_inexact=allow_inexact,
-                )
+                check_state(checkpoint, prepared, prepared.settings, allow_inexact=allow_inexact)
+                restore(trainer, checkpoint)
             first = trainer.step
             notice("training.replaying_step", first=first, step=number)
             with progress("training.replaying", total=number - 1 - first, unit="steps") as bar:
@@ -88,19 +84,22 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
             return inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
 
 
+def _as_logged(run: Run) -> Resolved[RunSettings]:
+    """The settings of a run; a step that is not finite is left out, whatever they say now: the log decides."""
+    resolved = read_settings(run)
+    if resolved.value.model.kind in FITTED_KINDS or resolved.value.train.steps is None:
+        raise CheckpointError("training.nothing_to_verify", path=run.path)
+    train = replace(resolved.value.train, non_finite="skip")
+    return Resolved(replace(resolved.value, train=train), resolved.origins)
+
+
 def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
     if len(checkpoints) == 1:  # from the start, so with the first weights
-        decide_steps(prepared)
+        fit_first_weights(prepared)
     trainer = prepared.trainer()
     last = checkpoint_step(checkpoints[-1])
     if len(checkpoints) > 1:
-        restore(
-            trainer,
-            checkpoints[-2],
-            data=prepared.store.train.fingerprint,
-            settings=prepared.settings,
-            allow_inexact=False,
-        )
+        restore(trainer, checkpoints[-2])
     first = trainer.step
     notice("training.verifying", first=first, last=last)
     logged = {record["step"]: record for record in run.read_log() if record.get("event") in ("step", "skipped")}
