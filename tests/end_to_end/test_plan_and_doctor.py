@@ -6,6 +6,8 @@ import errno
 import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +15,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tiny_training import SMALL, TRANSFORMER, tiny_texts
-from wenlu.cli.commands import doctor
+from skips import needs_posix
+from tiny_training import SMALL, TRANSFORMER, tiny_store, tiny_texts
+from wenlu.cli.commands import doctor, plan
 from wenlu.cli.main import main
 from wenlu.core import machine
 from wenlu.core.messages import text as message
 from wenlu.core.publication import storage_error
-from wenlu.training import checkup
+from wenlu.training import checkup, planning
+from wenlu.training.trial import Corpus
 
 TINY = [*TRANSFORMER, *SMALL, "tokenizer.kind=characters", "data.document=line", "train.save_every=5"]
 
@@ -77,7 +81,11 @@ def test_a_dry_run_without_data_says_what_it_supposes(
     monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, None, 300_000_000))
     dry = wenlu("train", "mine.toml", *TRANSFORMER, "tokenizer.vocab_size=1234", "--dry-run")
     assert dry.exit_code == 0, dry.output
-    assert "1,234" in dry.stdout and "No data was given" in dry.stdout and "No steps were tried (memory)" in dry.stdout
+    assert (
+        "1,234" in dry.stdout
+        and "No data was given" in dry.stdout
+        and "No steps were tried (by the formulas" in dry.stdout
+    )
     assert "does not suffice even for one row" in dry.stdout
     assert not (tmp_path / "runs").exists()
 
@@ -90,6 +98,112 @@ def test_check_fails_a_run_that_does_not_fit(scarce: None, words: list[object]) 
     advice = checked.stdout.split("The same step with less: ")[1].split("\n")[0]
     rows, times = (int(word.partition("=")[2]) for word in advice.split())
     assert rows < 4096 and rows * times == 4096
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str]:
+    """The exit code and the message of a plan that must not come as far as a trial."""
+    monkeypatch.setattr(planning, "start_trial", lambda *_, **__: pytest.fail("tried"))
+    found = wenlu("plan", *words)
+    return found.exit_code, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["evaluate.stride=17"], "evaluate.stride"),
+        (["model.max_positions=15"], "train.sequence_length"),
+        (["task.name=nothing"], "nothing"),
+        (["model.tie_embeddings=true", "optimizer.head_rate=0.1"], "optimizer.head_rate"),
+        (["model.embedding_size=7"], "embedding_size"),
+        (["--data", "store"], "wenlu data pack"),
+        (["-o", "old"], "old"),
+        (["-o", "text.txt"], "text.txt"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_train_refuses_plan_refuses(
+    extra: list[str], said: str, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_store(tmp_path / "store")
+    (tmp_path / "store" / "store.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.toml").write_text("", encoding="utf-8")
+    trained = wenlu("train", *words, *extra)
+    assert trained.exit_code in (1, 2), trained.output
+    before = sorted(tmp_path.rglob("*"))
+    code, told = refused(monkeypatch, *words, *extra)
+    assert (code, told.splitlines()[-3:]) == (trained.exit_code, trained.stderr.splitlines()[-3:])
+    assert said in told and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_corpus_without_training_text_is_refused(words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = Corpus("prepared", 50, 0, 10)
+    monkeypatch.setattr(planning, "look_at_corpus", lambda *_: (empty, None))
+    code, said = refused(monkeypatch, *words)
+    assert code == 2 and "train" in said
+
+
+TRIALS = {
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "out of memory": "from wenlu.cli.commands import plan\nimport wenlu.training.trial as t, sys\n"
+    "def short(*_):\n raise RuntimeError('DefaultCPUAllocator: not enough memory: you tried')\n"
+    "t.run_trial = short\nplan.trial(sys.argv[1])",
+    "ours": "from wenlu.cli.commands import plan\nimport wenlu.training.trial as t, sys\n"
+    "from wenlu.core.errors import DataError\n"
+    "def wrong(*_):\n raise DataError('data.empty_split')\n"
+    "t.run_trial = wrong\nplan.trial(sys.argv[1])",
+    "broken": "raise ValueError('nobody knows')",
+}
+TOLD = {
+    "killed": ("ran out of memory", "内存用尽"),
+    "out of memory": ("ran out of memory", "内存用尽"),
+    "ours": ("the trial failed: ", "试跑失败："),
+    "broken": ("the trial failed: ValueError: nobody knows", "试跑失败：ValueError: nobody knows"),
+}
+
+
+@pytest.mark.parametrize("how", TRIALS)
+def test_a_trial_that_fails_is_told_and_fails_the_check(
+    how: str, words: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "TRIAL", (sys.executable, "-c", TRIALS[how]))
+    checked = wenlu("plan", *words, "--check")
+    assert checked.exit_code == 3 and TOLD[how][0] in checked.stdout, checked.output
+    assert ("does not fit" in checked.stderr) == (TOLD[how][0] == "ran out of memory")
+    assert "Traceback" not in checked.stdout
+    if how in ("killed", "broken"):
+        monkeypatch.setenv("WENLU_LANG", "zh")
+        planned = wenlu("plan", *words)
+        assert planned.exit_code == 0 and TOLD[how][1] in planned.stdout
+    if how == "killed":
+        record = json.loads(wenlu("plan", *words, "--json").stdout)
+        assert not record["fits"] and record["trial"] is None and record["largest_batch"] == 1
+        assert record["trial_failure"]["id"] == "plan.trial_out_of_memory"
+
+
+def test_what_a_killed_plan_left_is_removed_and_told(scarce: None, words: list[object], tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (tmp_path / f".wenlu-plan.tmp-{pid}" / "run").mkdir(parents=True)
+    planned = wenlu("plan", *words, *LARGE)
+    assert planned.exit_code == 0, planned.output
+    assert f"wenlu-plan.tmp-{dead.pid}" in planned.stderr
+    assert not list(tmp_path.glob(".wenlu-plan*"))
+
+
+def test_a_limit_of_addresses_is_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ulimit -v``, for plans, for the warning before a run, and for doctor."""
+    needs_posix()
+    import resource
+
+    if machine.memory().free is None:
+        return
+    used = machine._fields(Path("/proc/self/status"))["VmSize"]
+    limit = used + (64 << 20)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    found = machine.memory()
+    assert found.limit == limit and 0 <= found.free <= 128 << 20
 
 
 def test_a_plan_in_chinese(scarce: None, words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
-from tiny_training import GPT2, LSTM, TRANSFORMER, tiny_evaluate, tiny_settings, tiny_store
+from tiny_training import GPT2, LSTM, TRANSFORMER, WORDS, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.core import machine
 from wenlu.core.log import LOGGER
 from wenlu.models.build import build_model
-from wenlu.training import planning
+from wenlu.training import planning, trial
 from wenlu.training.memory import MemoryParts, memory_parts, split_batch
 from wenlu.training.preparation import prepare
 from wenlu.training.run import train_run
@@ -101,6 +105,24 @@ def test_a_run_that_is_too_large_is_announced(tmp_path: Path, monkeypatch: pytes
     assert "train.batch_size=" in said[-1] and "150 MB are free" in said[-1]
     rows, times = (int(word.split("=")[1].rstrip(";")) for word in said[-1].split() if word.startswith("train."))
     assert rows < 96 and rows * times == 96
+
+
+def test_a_compressed_corpus_has_the_tokens_that_it_holds(tmp_path: Path) -> None:
+    """A sample of two megabytes of five: what it stands for is reckoned from bytes on the disk, read and in all."""
+    draw = random.Random(1)
+    lines = [f"{number} {' '.join(draw.choices(WORDS, k=40))}" for number in range(25_000)]
+    content = "\n".join(lines).encode()
+    assert len(content) > 5_000_000
+    (tmp_path / "plain.txt").write_bytes(content)
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(content, 6))
+    parquet.write_table(pyarrow.table({"text": lines}), tmp_path / "table.parquet", compression="gzip")
+    tokens = []
+    for name in ("plain.txt", "packed.txt.gz", "table.parquet"):
+        (tmp_path / f"{name}.d").mkdir()
+        settings = tiny_settings("tokenizer.kind=characters", "data.document=line", f"data.paths=['{tmp_path / name}']")
+        tokens.append(trial.look_at_corpus(settings.value, tmp_path / f"{name}.d")[0].train_tokens)
+    assert tokens[1:] == [pytest.approx(tokens[0], rel=0.1)] * 2
+    assert tokens[0] == pytest.approx(0.95 * len(content.decode()), rel=0.1)
 
 
 def test_a_stand_in_has_the_vocabulary_of_the_settings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -65,6 +66,7 @@ class Report:
     files: list[FileAccount] = field(default_factory=list)
     skipped: dict[SkipReason, SkipAccount] = field(default_factory=dict)
     replaced_bytes: int = 0  # by the reader, since the last document
+    place: Callable[[], int] = int  # how many bytes of the file that is being read were taken from the disk
 
     def drop(self, reason: DropReason, characters: int) -> None:
         """Count a document that is left out."""

@@ -85,17 +85,24 @@ def memory_parts(model: nn.Module, settings: RunSettings) -> MemoryParts:
 
 def warn_if_short(model: nn.Module, settings: RunSettings) -> None:
     """Say before the first step that the memory which is free now will not do, and what would."""
-    train, free, held = settings.train, machine.memory().free, machine.resident_bytes()[0]
-    if train.device != "cpu" or free is None or held is None:
+    if has_room(model, settings):
         return
+    train, free, held = settings.train, machine.memory().free or 0, machine.resident_bytes()[0] or 0
     parts = memory_parts(model, settings)
     peak = parts.peak(accumulation=train.accumulation)
-    if peak - held <= free:
-        return
     largest = parts.largest_batch(free + held, peak, train.batch_size)
     rows, accumulation = split_batch(train.batch_size * train.accumulation, max(largest, 1))
     needed = (peak - held) / 1e6
     warn("training.memory_short", needed=needed, free=free / 1e6, batch_size=rows, accumulation=accumulation)
+
+
+def has_room(model: nn.Module, settings: RunSettings, *, copies: int = 0) -> bool:
+    """Whether the run, with so many copies of its weights beside it, fits into main memory, as far as is known."""
+    free, held = machine.memory().free, machine.resident_bytes()[0]
+    if settings.train.device != "cpu" or free is None or held is None:
+        return True
+    parts = memory_parts(model, settings)
+    return parts.peak(accumulation=settings.train.accumulation) + copies * parts.weights - held <= free
 
 
 def split_batch(rows: int, largest: int) -> tuple[int, int]:

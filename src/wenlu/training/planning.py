@@ -20,18 +20,19 @@ from torch import nn
 
 from wenlu.core import machine
 from wenlu.core.errors import SettingsError
+from wenlu.core.log import Notice
 from wenlu.core.publication import sweep
 from wenlu.core.settings import Resolved, to_toml
 from wenlu.data.settings import DataSettings
-from wenlu.models.build import build_model
 from wenlu.models.config import LanguageModel
 from wenlu.training.duration import Duration, Pace
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.memory import MemoryParts, memory_parts
 from wenlu.training.optimizers import Role, parameter_roles
-from wenlu.training.preparation import absolute_paths, one_length, refuse_unread_by_store, resolve_for_machine
+from wenlu.training.preparation import absolute_paths, create_model, refuse_unread_by_store, resolve_settings
+from wenlu.training.run import refuse_existing
 from wenlu.training.settings import RunSettings
-from wenlu.training.trial import Corpus, Trial, look_at_corpus, start_trial
+from wenlu.training.trial import OUT_OF_MEMORY, Corpus, Trial, look_at_corpus, start_trial
 
 _SCRATCH = "wenlu-plan"
 _ROOM = 4  # times the size of a checkpoint must be free on the disk for the trial to write one
@@ -50,7 +51,7 @@ class Plan:
     flops_per_token: float
     parts: MemoryParts
     trial: Trial | None
-    trial_failure: str | None
+    trial_failure: Notice | None
     steps: int | None
     seconds: Mapping[str, float]
     disk: Mapping[str, int]
@@ -68,11 +69,17 @@ class Plan:
     @property
     def fits_memory(self) -> bool:
         """Whether the memory that is free now suffices, as far as the system tells."""
-        return self.memory_free is None or self.peak_bytes <= self.memory_free
+        enough = self.memory_free is None or self.peak_bytes <= self.memory_free
+        return enough and self.trial_failure != OUT_OF_MEMORY
 
     @property
     def fits_disk(self) -> bool:
         return self.disk_free is None or sum(self.disk.values()) <= self.disk_free
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run was tried, and everything suffices."""
+        return self.trial is not None and self.fits_memory and self.fits_disk
 
     def as_record(self) -> dict[str, object]:
         """For JSON; bytes, seconds and floating-point operations."""
@@ -84,7 +91,7 @@ class Plan:
             "flops": {"token": self.flops_per_token, "step": flops, "run": self.steps and flops * self.steps},
             "seconds": {"total": total, **self.seconds},
             "disk": {"total": sum(self.disk.values()), **self.disk},
-            "fits": self.fits_memory and self.fits_disk,
+            "fits": self.fits,
         }
 
 
@@ -94,26 +101,29 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
     Raises:
         SettingsError: ``training.plan_fitted`` for a model that is fitted by counting; whatever ``train_run`` refuses.
     """
+    refuse_existing(target, only_look=True)
     refuse_unread_by_store(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
         raise SettingsError("training.plan_fitted", kind=resolved.value.model.kind)
-    resolved = resolve_for_machine(one_length(absolute_paths(resolved)))
+    resolved, _ = resolve_settings(absolute_paths(resolved))
     settings, train = resolved.value, resolved.value.train
     free = machine.memory().free if train.device == "cpu" else torch.cuda.mem_get_info()[0]
     with _scratch(machine.nearest_folder(target)) as folder:
         corpus, sample = look_at_corpus(settings, folder)
         with torch.device("meta"):
-            sizes = {"vocab_size": corpus.vocab_size, "sequence_length": train.sequence_length}
-            model = build_model(settings.model, end_id=0, seed=train.seed, **sizes)
+            model = create_model(settings, vocab_size=corpus.vocab_size, end_id=0, train_tokens=corpus.train_tokens)
         parts = memory_parts(model, settings)
-        trial: Trial | None = None
-        failure: str | None = "memory"
+        found: Trial | Notice = Notice("plan.trial_too_large")
         if free is None or parts.peak(accumulation=train.accumulation) <= free:
-            trial, failure = _try(settings, corpus, parts, folder, sample, trial_command)
+            found = _try(settings, corpus, parts, folder, sample, trial_command)
+    trial, failure = (found, None) if isinstance(found, Trial) else (None, found)
     if trial is not None and trial.libraries_bytes is not None:
         parts = replace(parts, libraries=trial.libraries_bytes)
     formula = parts.peak(accumulation=train.accumulation)
     peak = trial.peak_bytes if trial and trial.peak_bytes else formula
+    largest = None if free is None else parts.largest_batch(free, peak, train.batch_size)
+    if failure == OUT_OF_MEMORY:  # whatever the formulas say
+        largest = min(train.batch_size // 2, largest or 0)
     statistics = cast(LanguageModel, model).statistics(sequence_length=train.sequence_length)
     steps = _steps(settings, corpus, trial)
     return Plan(
@@ -131,13 +141,13 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
         memory_free=free,
         peak_bytes=peak,
         formula_bytes=formula,
-        largest_batch=None if free is None else parts.largest_batch(free, peak, train.batch_size),
+        largest_batch=largest,
     )
 
 
 def _try(
     settings: RunSettings, corpus: Corpus, parts: MemoryParts, folder: Path, sample: Path | None, command: Sequence[str]
-) -> tuple[Trial | None, str | None]:
+) -> Trial | Notice:
     """The trial with the corpus, a sample of it, or random tokens; a checkpoint is written where the disk has room."""
     data = settings.data if sample is None else DataSettings(paths=(str(sample),))
     (folder / "run.toml").write_text(to_toml(Resolved(replace(settings, data=data), {})), encoding="utf-8")
@@ -160,6 +170,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
     """A folder for the trial, on the disk of the run; what a killed plan left there is removed first."""
     sweep(parent, _SCRATCH.__eq__)
     folder = parent / f".{_SCRATCH}.tmp-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
     try:
         folder.mkdir()
         yield folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -14,8 +15,8 @@ from typing import cast
 from torch import nn
 
 from wenlu.core import plugins
-from wenlu.core.errors import DataError, SettingsError
-from wenlu.core.log import Notice, notice
+from wenlu.core.errors import DataError, SettingsError, is_out_of_memory
+from wenlu.core.log import Notice, notice, warn
 from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store
@@ -28,7 +29,7 @@ from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.bigrams import fit_bigrams
 from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
 from wenlu.training.duration import Duration, Pace
-from wenlu.training.memory import warn_if_short
+from wenlu.training.memory import has_room, warn_if_short
 from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
@@ -42,6 +43,8 @@ _LEAST_MEASURED_SECONDS = 2.0
 _MEASURED_SHARE = 0.04
 _MOST_MEASURED_SECONDS = 10.0
 _MOST_BIGRAMS = 0.25  # of a budget in time
+_MOST_WAITED_SECONDS = 120.0  # where most of the time goes to steps that do not count
+_COMPILING = 10  # times the median: a step that took so long compiled something first
 _MANY_STEPS = 200  # fewer are not measured for whether compiling repays
 _RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
@@ -87,12 +90,8 @@ def open_store(settings: RunSettings) -> Store:
     Raises:
         SettingsError: ``training.no_data`` without ``data.paths``; ``training.mixed_data`` for a store beside others.
     """
-    paths = [Path(path) for path in settings.data.paths]
-    if not paths:
+    if not settings.data.paths:
         raise SettingsError("training.no_data")
-    stores = [path for path in paths if Store.is_store(path)]
-    if stores and len(paths) > 1:
-        raise SettingsError("training.mixed_data", path=stores[0], count=len(paths))
     return prepared_store(settings.data, tokenizer_settings=settings.tokenizer)
 
 
@@ -150,31 +149,13 @@ def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
 
 def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
     """Open the corpus, build the model, and resolve what the machine decides; not yet the steps."""
-    resolved = resolve_for_machine(one_length(resolved))  # what is wrong is said before the corpus is read
+    resolved, task = resolve_settings(resolved)
     settings = resolved.value
-    settings.model.refuse_unused(family(settings.model.kind).uses)
-    task = create_task(settings.task)
     store = store or open_store(settings)
     train = settings.train
-    if store.train.num_tokens == 0:
-        raise DataError("data.empty_split")
-    model = build_model(
-        settings.model,
-        vocab_size=store.tokenizer.vocab_size,
-        end_id=store.tokenizer.end_id,
-        sequence_length=train.sequence_length,
-        seed=train.seed,
-    )
+    tokenizer, tokens = store.tokenizer, store.train.num_tokens
+    model = create_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, train_tokens=tokens)
     model = model.to(pick_device(train.device))
-    if "head" not in parameter_roles(model).values():
-        because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
-        for key, value in (
-            ("optimizer.head_rate", settings.optimizer.head_rate),
-            ("train.bigram_steps", train.bigram_steps or None),
-        ):
-            if value is not None:
-                raise unused_setting(key, value, because=because)
-    check_windows(settings, cast(LanguageModel, model).max_positions)
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
     assert train.layout != "auto"
@@ -188,6 +169,28 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         num_workers=train.num_workers,
     )
     return Prepared(resolved, store, model, task, loader)
+
+
+def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSettings], Objective]:
+    """What the machine decides, and the task; what is wrong is said before the corpus is read."""
+    resolved = resolve_for_machine(one_length(resolved))
+    resolved.value.model.refuse_unused(family(resolved.value.model.kind).uses)
+    return resolved, create_task(resolved.value.task)
+
+
+def create_model(settings: RunSettings, *, vocab_size: int, end_id: int, train_tokens: int | None) -> nn.Module:
+    """The model, where torch makes tensors now; refused is what it, or its evaluation, could not use."""
+    if train_tokens == 0:
+        raise DataError("data.empty_split")
+    sizes = {"sequence_length": settings.train.sequence_length, "seed": settings.train.seed}
+    model = build_model(settings.model, vocab_size=vocab_size, end_id=end_id, **sizes)
+    rate, bigrams = settings.optimizer.head_rate, settings.train.bigram_steps or None
+    for key, value in (("optimizer.head_rate", rate), ("train.bigram_steps", bigrams)):
+        if value is not None and "head" not in parameter_roles(model).values():
+            because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
+            raise unused_setting(key, value, because=because)
+    check_windows(settings, cast(LanguageModel, model).max_positions)
+    return model
 
 
 def check_windows(settings: RunSettings, max_positions: int | None) -> None:
@@ -263,17 +266,24 @@ def _decide_compilation(prepared: Prepared) -> None:
         steps = budget.steps(replace(prepared.pace, total_steps=None))
     compiled = False
     if may_compile(prepared.model) and (budget.value >= REPAYING_SECONDS if steps is None else steps >= _MANY_STEPS):
+        short = 0.0 if steps is None else REPAYING_SECONDS / 2 / steps
 
         def measure(compile: bool) -> float:
             resolved = _with(prepared.resolved, "train.compile", "trial", train=replace(train, compile=compile))
-            return measure_seconds_per_step(replace(prepared, resolved=resolved), 0.0)
+            return measure_seconds_per_step(replace(prepared, resolved=resolved), 0.0, short=short)
 
-        seconds = measure(False)
-        expected = budget.value if steps is None else steps * seconds
-        compiled = repays(expected, measure, seconds_per_step=seconds)
-    prepared.resolved = _with(
-        prepared.resolved, "train.compile", "what repays here", train=replace(train, compile=compiled)
-    )
+        try:
+            if not has_room(prepared.model, prepared.settings, copies=1):
+                raise MemoryError
+            seconds = measure(False)
+            expected = budget.value if steps is None else steps * seconds
+            compiled = repays(expected, measure, seconds_per_step=seconds)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            warn("training.compilation_no_memory")
+    decided = replace(train, compile=compiled)
+    prepared.resolved = _with(prepared.resolved, "train.compile", "what repays here", train=decided)
 
 
 def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
@@ -294,32 +304,34 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
     return Resolved(replace(resolved.value, train=one), resolved.origins)
 
 
-def measure_seconds_per_step(prepared: Prepared, budget_seconds: float) -> float:
+def measure_seconds_per_step(prepared: Prepared, budget_seconds: float, *, short: float = 0.0) -> float:
     """Mean seconds of a step, of a copy of the model that is thrown away; see ``mean_seconds``."""
     train = prepared.settings.train
-    trial = Prepared(
-        _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000)),
-        prepared.store,
-        copy.deepcopy(prepared.model),
-        prepared.task,
-        prepared.loader,
-    )
-    return mean_seconds(trial.trainer(), budget_seconds)
+    resolved = _with(prepared.resolved, "train.steps", "trial", train=replace(train, steps=1_000_000))
+    trial = replace(prepared, resolved=resolved, model=copy.deepcopy(prepared.model))
+    return mean_seconds(trial.trainer(), budget_seconds, short=short)
 
 
-def mean_seconds(steps: Iterable[Step], budget_seconds: float) -> float:
-    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, or twice that."""
-    wanted = max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds)
-    allowed = min(wanted, _MOST_MEASURED_SECONDS)
-    started, measured = time.perf_counter(), 0
+def mean_seconds(steps: Iterable[Step], budget_seconds: float, *, short: float = 0.0) -> float:
+    """Mean seconds of a step after a few to warm up; takes 4 % of the budget, 2 to 10 seconds, or twice that.
+
+    Left out are steps that compiled something first, as for the first batch with a mask. Where a step takes less than
+    ``short`` seconds, the last one to warm up must do.
+    """
+    allowed = min(max(_LEAST_MEASURED_SECONDS, _MEASURED_SHARE * budget_seconds), _MOST_MEASURED_SECONDS)
+    taken: list[float] = []
+    usual: list[float] = []
     for step in steps:
-        if step.number == _WARMUP_STEPS:
-            started = time.perf_counter()
-        measured = step.number - _WARMUP_STEPS
-        elapsed = time.perf_counter() - started
-        if measured > 0 and (elapsed >= 2 * allowed or (elapsed >= allowed and measured >= _LEAST_MEASURED_STEPS)):
-            break
-    return (time.perf_counter() - started) / measured
+        taken.append(step.seconds)
+        if len(taken) == _WARMUP_STEPS and step.seconds < short:
+            return step.seconds
+        if (waited := sum(taken[_WARMUP_STEPS:])) >= allowed:
+            most = _COMPILING * statistics.median_low(taken)
+            usual = [seconds for seconds in taken[_WARMUP_STEPS:] if seconds < most]
+            wanted = allowed if len(usual) >= _LEAST_MEASURED_STEPS else 2 * allowed
+            if usual and (sum(usual) >= wanted or waited >= _MOST_WAITED_SECONDS):
+                break
+    return statistics.fmean(usual)
 
 
 def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
@@ -351,12 +363,8 @@ def resolve_for_machine(resolved: Resolved[RunSettings]) -> Resolved[RunSettings
         raise unused_setting("train.deterministic", train.deterministic, because=because)
     for name in ("device", "precision", "threads", "layout", "attention"):
         if getattr(train, name) != getattr(before, name):
-            resolved = _with(
-                resolved,
-                f"train.{name}",
-                "this machine",
-                train=replace(resolved.value.train, **{name: getattr(train, name)}),
-            )
+            table = replace(resolved.value.train, **{name: getattr(train, name)})
+            resolved = _with(resolved, f"train.{name}", "this machine", train=table)
     return resolved
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from wenlu.core import machine
+from wenlu.core.log import Notice
 from wenlu.core.runs import Run
 from wenlu.core.settings import Resolved, load
 from wenlu.data.documents import read_documents
@@ -31,6 +32,7 @@ from wenlu.data.store import Store, TokenStore
 from wenlu.data.tokens import build_store, existing_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training import precision
+from wenlu.training.compilation import uncompiled
 from wenlu.training.duration import Duration
 from wenlu.training.preparation import Prepared, fit_first_weights, mean_seconds, measure_seconds_per_step, prepare
 from wenlu.training.results import Evaluate
@@ -42,6 +44,8 @@ _STAND_IN_DOCUMENTS = (400, 500)  # documents of so many random tokens; a tenth 
 _TRIAL_STEPS = 1_000_000  # of the schedule; the trial takes a few
 _AS_FOR_BUDGET = 100.0  # seconds: 4 % of them are measured
 _EVALUATION_SECONDS = 2.0
+_KILLED = (-9, 137)  # SIGKILL, by the system, for want of memory; the trial itself ends so, too
+OUT_OF_MEMORY = Notice("plan.trial_out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,10 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
     if isinstance(found, Store):
         tokens = (found.train.num_tokens, found.validation.num_tokens)
         return Corpus("prepared", found.tokenizer.vocab_size, *tokens), None
-    started, taken, whole = time.perf_counter(), 0, True
+    started, taken, whole, report = time.perf_counter(), 0, True, Report()
     path = folder / "sample.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for document in read_documents(settings.data, Report()):
+        for document in read_documents(settings.data, report):
             file.write(json.dumps({"text": document.text}, ensure_ascii=False) + "\n")
             taken += document.original_bytes
             if taken > _SAMPLE_BYTES:
@@ -92,7 +96,8 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
     data = DataSettings(paths=(str(path),), validation_fraction=settings.data.validation_fraction)
     store = build_store(folder / "sample", data, tokenizer_settings=settings.tokenizer)
     on_disk = sum(source.path.stat().st_size for source in find_files(settings.data.paths, Report()))
-    scale = 1.0 if whole else max(1.0, on_disk / taken)
+    read = sum(account.bytes for account in report.files[:-1]) + (report.place() or taken)
+    scale = 1.0 if whole else max(1.0, on_disk / read)
     usable = whole or store.tokenizer.vocab_size >= settings.tokenizer.vocab_size
     corpus = Corpus(
         "sampled",
@@ -105,7 +110,7 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
     return corpus, store.path if usable else None
 
 
-def start_trial(folder: Path, command: Sequence[str], *, stand_in: int, save: bool) -> tuple[Trial | None, str | None]:
+def start_trial(folder: Path, command: Sequence[str], *, stand_in: int, save: bool) -> Trial | Notice:
     """Run the trial of ``folder/run.toml`` in a process of its own; what it found, or why it found nothing.
 
     Args:
@@ -116,9 +121,12 @@ def start_trial(folder: Path, command: Sequence[str], *, stand_in: int, save: bo
     request = {"stand_in": stand_in, "save": save, "started": time.time()}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode in _KILLED:
+        return OUT_OF_MEMORY
     if done.returncode:
-        return None, (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-    return Trial(**json.loads((folder / "trial.json").read_text(encoding="utf-8"))), None
+        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        return Notice("plan.trial_failed", {"reason": last})
+    return Trial(**json.loads((folder / "trial.json").read_text(encoding="utf-8")))
 
 
 def run_trial(folder: Path, evaluate: Evaluate) -> None:
@@ -199,6 +207,7 @@ def _time_evaluation(prepared: Prepared, seconds_per_step: float, evaluate: Eval
     context, speed = settings.context or train.sequence_length, prepared.pace.tokens_per_step / seconds_per_step
     wanted = max(4 * context, _EVALUATION_SECONDS * speed)
     wanted = int(min(wanted, settings.max_tokens or math.inf, validation.num_tokens))
-    started = time.perf_counter()
-    evaluate(prepared.model, validation, settings, context=context, max_tokens=wanted)
-    return (time.perf_counter() - started) / wanted
+    with uncompiled(train.compile):
+        started = time.perf_counter()
+        evaluate(prepared.model, validation, settings, context=context, max_tokens=wanted)
+        return (time.perf_counter() - started) / wanted

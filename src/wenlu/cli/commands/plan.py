@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
 from wenlu.cli.output import command as verb
-from wenlu.core.errors import GateError
+from wenlu.core.errors import GateError, WenluError, is_out_of_memory
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def show_plan(resolved: Resolved[RunSettings], path: Path, *, check: bool = Fals
     """Print the plan of the run that ``wenlu train`` would make at ``path``.
 
     Raises:
-        GateError: ``training.plan_too_large``, with ``check``, after the plan is printed.
+        GateError: with ``check``, ``training.plan_too_large`` or ``training.plan_not_tried``, after the plan is shown.
     """
     from wenlu.training.planning import plan_run
 
@@ -57,8 +57,10 @@ def show_plan(resolved: Resolved[RunSettings], path: Path, *, check: bool = Fals
     rows = [(text(f"plan.row_{name}"), value, note) for name, value, note in _rows(plan)]
     columns = (text("plan.column_what"), text("plan.column_value"), text("plan.column_note"))
     output.result(plan.as_record(), table=output.table(columns, rows), text="\n".join(_remarks(plan)) or None)
-    if check and not (plan.fits_memory and plan.fits_disk):
-        raise GateError("training.plan_too_large", path=path, remarks="; ".join(_remarks(plan)))
+    if check and not plan.fits:
+        known = not (plan.fits_memory and plan.fits_disk)
+        id = "training.plan_too_large" if known else "training.plan_not_tried"
+        raise GateError(id, path=path, remarks="; ".join(_remarks(plan)))
     return 0
 
 
@@ -68,7 +70,14 @@ def trial(folder: str) -> None:
     from wenlu.evaluation.evaluator import evaluate_split
     from wenlu.training.trial import run_trial
 
-    run_trial(Path(folder), evaluate_split)
+    try:
+        run_trial(Path(folder), evaluate_split)
+    except WenluError as error:
+        sys.exit("; ".join(line.strip() for line in str(error).splitlines()))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(137)  # as if the system had ended it
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:

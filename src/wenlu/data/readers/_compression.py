@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wenlu.core.errors import DataError
 from wenlu.data.files import SourceFile
+from wenlu.data.report import Report
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -24,12 +25,13 @@ _DICTIONARY_BYTES = 1 << 27  # the most that a file may make the decompressor ke
 _INPUT_BYTES = {"gz": 1 << 14, "xz": 1 << 11, "zst": 1 << 10}  # a byte becomes up to 1, 7 and 32 kB at once
 
 
-def open_bytes(source: SourceFile) -> io.BufferedReader:
-    """The file's decompressed bytes."""
+def open_bytes(source: SourceFile, report: Report) -> io.BufferedReader:
+    """The file's decompressed bytes; the report is told how far it was read."""
     try:
         file = _CountedFile(source.path)
     except OSError as error:
         raise DataError("data.unreadable", path=source, reason=error.strerror or error) from error
+    report.place = lambda: file.count
     inner = _Decompressed(source, file) if source.compression else file
     return io.BufferedReader(_Guarded(source, file, inner), buffer_size=1 << 16)
 

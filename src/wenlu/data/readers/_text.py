@@ -53,7 +53,7 @@ def lines(
     Raises:
         DataError: ``data.undecodable``, ``data.binary_file``, ``data.unreadable``, ``data.bad_compression``.
     """
-    with open_bytes(source) as raw:
+    with open_bytes(source, report) as raw:
         head, encoding, errors = _beginning(raw, source, settings, report)
         number = 1
         with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline) as stream:
@@ -71,7 +71,7 @@ def lines(
 
 def _blocks(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[str]:
     """The text in blocks as they come: faster than lines where they do not matter. Raises what ``lines`` does."""
-    with open_bytes(source) as raw:
+    with open_bytes(source, report) as raw:
         head, encoding, errors = _beginning(raw, source, settings, report)
         decoder = codecs.getincrementaldecoder(encoding)(errors)
         number, at_end = 1, False

@@ -39,7 +39,8 @@ def read(source: SourceFile, settings: DataSettings, report: Report) -> Iterator
                 kind = kind.value_type
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 raise DataError("data.field_not_text", path=source, line=1, field=name, kind=kind)
-            row = 0
+            row, rows, size = 0, max(table.metadata.num_rows, 1), source.path.stat().st_size
+            report.place = lambda: size * row // rows
             for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[name]):
                 for text in batch.column(0).to_pylist():
                     row += 1
