@@ -474,7 +474,7 @@ def test_another_processor_is_refused(name: str, tmp_path: Path, store: Store) -
     """Instruction sets alone make most processors look alike."""
     run = tmp_path / "run"
     stop_in_the_middle(run, store)
-    with_state(run, lambda state: state["environment"].update({name: "another"}))
+    with_state(run, lambda state: state["environment"].update({name: state["environment"][name] + " too"}))
     with pytest.raises(SettingsError) as caught:
         resume_run(run, store=store)
     assert caught.value.values["setting"] == name

@@ -170,7 +170,6 @@ def _scratch(parent: Path) -> Iterator[Path]:
     """A folder for the trial, on the disk of the run; what a killed plan left there is removed first."""
     sweep(parent, _SCRATCH.__eq__)
     folder = parent / f".{_SCRATCH}.tmp-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
     try:
         folder.mkdir()
         yield folder
