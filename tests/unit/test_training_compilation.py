@@ -17,7 +17,7 @@ from wenlu.core.errors import CheckpointError, DataError, DeviceError, SettingsE
 from wenlu.core.runs import Run
 from wenlu.core.settings import load
 from wenlu.data.store import Store
-from wenlu.training import compilation, preparation, trial
+from wenlu.training import compilation, precision, preparation, trial
 from wenlu.training.memory import memory_parts
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import RunSettings
@@ -236,7 +236,8 @@ def test_later_models_of_a_process_are_compiled_too(store: Store, monkeypatch: p
         for width in (16, 32, 48):
             settings = tiny_settings(*GPT2, f"model.hidden_size={width}", "train.compile=true", "train.steps=4")
             prepared = preparation.prepare(settings, store=store)
-            assert prepared.trainer().finish() is not None
+            with precision.machine(prepared.settings.train):
+                assert prepared.trainer().finish() is not None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")

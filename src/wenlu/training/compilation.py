@@ -34,7 +34,6 @@ def compile_layers(model: nn.Module) -> None:
     if find_compiler() is None:
         raise DeviceError("training.no_compiler")
     assert isinstance(model, Transformer), "other models refuse train.compile"
-    torch.compiler.reset()  # torch counts what it compiles in a process, and after eight graphs it stops, silently
     model.decoder.compile(dynamic=False)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -84,6 +85,8 @@ def machine(settings: TrainSettings) -> Iterator[None]:
     deterministic = settings.device == "cuda" and settings.deterministic
     if deterministic and (given := os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")) not in _REPEATABLE:
         raise DeviceError("training.cublas_workspace", value=given, known=" or ".join(_REPEATABLE))
+    if "torch._dynamo" in sys.modules:  # it counts what a process compiles, and after eight graphs it stops, silently
+        torch.compiler.reset()
     torch.set_num_threads(settings.threads)
     if deterministic:
         torch.use_deterministic_algorithms(True)
