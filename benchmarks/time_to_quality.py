@@ -80,15 +80,14 @@ START: Choice = {
 NO_BIGRAMS: Choice = {"train.bigram_steps": 0, "optimizer.head_rate": 3e-3, "optimizer.embedding_rate": 0.03}
 """Only Muon and the rest of the recipe, with rates for an embedding and an output matrix that begin with nothing."""
 QUESTIONS: list[list[Choice]] = [
-    [NO_BIGRAMS, {"train.bigram_steps": 30}, {"train.bigram_steps": 120}],
+    [NO_BIGRAMS, {"train.bigram_steps": 120}],
     [SIZES["4x128"], SIZES["4x256"]],
     [{"train.batch_size": 4}, {"train.batch_size": 16}],
     [{"optimizer.learning_rate": 0.012}, {"optimizer.learning_rate": 0.035}],
-    [{"optimizer.embedding_rate": 1e-3}, {"optimizer.embedding_rate": 0.01}],
-    [{"optimizer.head_rate": 3e-4}, {"optimizer.head_rate": 3e-3}],
-    [{"schedule.decay": "75%"}, {"schedule.decay": "98%"}],
-    [{"train.sequence_length": 128, "train.batch_size": 16}],
-    [{"model.num_layers": 3}, {"model.num_layers": 6}],
+    [{"optimizer.embedding_rate": 0.01}],
+    [{"optimizer.head_rate": 3e-3}],
+    [{"schedule.decay": "75%"}],
+    [{"model.num_layers": 6}],
 ]
 
 # ---- how long ----
