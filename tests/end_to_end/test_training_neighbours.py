@@ -125,6 +125,7 @@ def slow_pack(folder: Path, target: Path) -> Callable[[], int]:
             file.write("the last line\n")
 
     def pack() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         threading.Thread(target=feed, daemon=True).start()
         return CliRunner().invoke(main, [*PACK, str(target), str(text), str(pipe)], prog_name="wenlu").exit_code
 

@@ -14,7 +14,7 @@ import torch
 from tiny_training import GPT2, LSTM, TRANSFORMER, losses, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.core.errors import SettingsError
 from wenlu.models.transformer import Transformer
-from wenlu.training import bigrams
+from wenlu.training import bigrams, preparation
 from wenlu.training.bigrams import Pairs, fit_bigrams
 from wenlu.training.preparation import decide_steps, prepare
 from wenlu.training.run import train_run
@@ -147,3 +147,12 @@ def test_refused_where_nothing_would_read_it(tmp_path: Path, settings: tuple[str
         prepare(tiny_settings(*settings), store=tiny_store(tmp_path))
     assert caught.value.id == "core.setting_unused"
     assert "train.bigram_steps" in str(caught.value)
+
+
+def test_too_few_pairs_are_not_learned_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_store(tmp_path)
+    prepared = prepare(tiny_settings(*TRANSFORMER, *UNTIED, "train.bigram_steps=5"), store=store)
+    before = prepared.model.decoder.embeddings.token.weight.detach().clone()
+    monkeypatch.setattr(preparation, "_LEAST_PAIRS", store.train.num_tokens // store.tokenizer.vocab_size + 1)
+    assert preparation.fit_first_weights(prepared) == 0
+    assert torch.equal(before, prepared.model.decoder.embeddings.token.weight)

@@ -4,6 +4,8 @@ While its layers add nothing yet, a Transformer predicts from the last token alo
 The loss of such a model depends on the text only by how often each token follows each, so a step of this fit weighs all
 the text that was counted, for the price of one small batch. The layers then learn from there.
 
+What is fitted are the counts after absolute discounting (Ney et al. 1994), or rare pairs would be learned by heart.
+
 The fit begins at a truncated singular value decomposition of the positive pointwise mutual information, weighted by the
 root of the frequencies (Levy and Goldberg 2014 factorise it for word vectors), and goes on with Adam on the likelihood.
 
@@ -32,6 +34,7 @@ _BLOCK = 4096
 _MOST_CONTEXTS, _LOGITS = 1024, 2**23  # of a step
 _RATE, _DECAY = 0.03, 0.6  # the share of the steps at the end in which the rate falls to 0
 _LEAST_STEPS, _TIMED_STEPS = 5, 2
+_DISCOUNT = 0.75  # taken off each count and given to the followers' frequencies: what was seen once says little
 _SMOOTHING = 10.0  # added to counts where they weigh, so that rare tokens do not
 _EMBEDDING_RMS = 0.5  # of the wenlu scheme
 
@@ -108,6 +111,8 @@ class _Fit:
         self.frequencies = np.add.reduceat(np.append(pairs.counts, 0), pairs.starts[:-1]).astype(np.float64)
         self.frequencies[np.diff(pairs.starts) == 0] = 0  # reduceat gives an empty context the next one's first pair
         self.frequencies /= pairs.counts.sum()
+        followers = np.bincount(pairs.followers, pairs.counts, len(embedding)) + 1  # what never came may come
+        self.followers = torch.from_numpy(followers / followers.sum()).to(embedding)
         self.chances = _chances(self.frequencies, max(1, min(_MOST_CONTEXTS, _LOGITS // len(embedding))))
         self.optimizer = torch.optim.Adam(self.matrices, lr=_RATE, betas=(0.9, 0.95), eps=1e-10, fused=True)
         self.seconds_per_step = math.inf
@@ -121,11 +126,13 @@ class _Fit:
         weights /= weights.sum()
         chosen, rows = self.pairs.of_contexts(contexts)
         counts = self.pairs.counts[chosen]
-        shares = weights[rows] * counts / np.bincount(rows, counts)[rows]
+        scale = weights / np.bincount(rows, counts)
+        shares, left = scale[rows] * (counts - _DISCOUNT), scale * _DISCOUNT * np.bincount(rows)
         device = embedding.device
         logits_NV = self.norm(embedding[torch.from_numpy(contexts).to(device)]) @ output.mT
         at = tuple(torch.from_numpy(index).to(device) for index in (rows, self.pairs.followers[chosen]))
         loss = _to(weights, logits_NV) @ logits_NV.logsumexp(1) - _to(shares, logits_NV) @ logits_NV[at]
+        loss = loss - _to(left, logits_NV) @ (logits_NV @ self.followers)
         for matrix, gradient in zip(self.matrices, torch.autograd.grad(loss, self.matrices), strict=True):
             matrix.grad = gradient
         self.optimizer.param_groups[0]["lr"] = _RATE * factor

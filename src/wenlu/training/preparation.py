@@ -43,6 +43,7 @@ _LEAST_MEASURED_SECONDS = 2.0
 _MEASURED_SHARE = 0.04
 _MOST_MEASURED_SECONDS = 10.0
 _MOST_BIGRAMS = 0.25  # of a budget in time
+_LEAST_PAIRS = 10  # for each token of the vocabulary: fewer would be learned by heart
 _MOST_WAITED_SECONDS = 120.0  # where most of the time goes to steps that do not count
 _COMPILING = 10  # times the median: a step that took so long compiled something first
 _MANY_STEPS = 200  # fewer are not measured for whether compiling repays
@@ -212,7 +213,11 @@ def check_windows(settings: RunSettings, max_positions: int | None) -> None:
 def fit_first_weights(prepared: Prepared) -> float:
     """Give a new model what ``train.bigram_steps`` asks for, and fix their number; the seconds that it took."""
     train = prepared.settings.train
-    if not train.bigram_steps or prepared.store.train.num_tokens < 2:
+    if not train.bigram_steps:
+        return 0.0
+    count, vocab_size = prepared.store.train.num_tokens, prepared.store.tokenizer.vocab_size
+    if count < _LEAST_PAIRS * vocab_size:
+        notice("training.bigrams_few", tokens=count, vocab_size=vocab_size)
         return 0.0
     budget, limit = Duration.parse(train.budget or "1 epoch", setting="train.budget"), math.inf
     if train.steps is None and budget.unit == "seconds":
