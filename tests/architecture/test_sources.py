@@ -57,3 +57,14 @@ def test_committed_files_name_no_private_place() -> None:
         text = path.read_bytes().decode("utf-8", "replace")
         found = [word for word in words if word in text]
         assert not found, f"{path.relative_to(ROOT)} names {found}"
+
+
+def test_nothing_inside_imports_the_package_root() -> None:
+    """``import wenlu`` and ``from wenlu import x`` are for users; import-linter sees no layer in them."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if "wenlu" in names or (isinstance(node, ast.ImportFrom) and node.module == "wenlu"):
+                found.append(f"{path.name}:{node.lineno}")
+    assert not found

@@ -169,6 +169,13 @@ def test_empty_files_and_single_characters(tmp_path: Path) -> None:
     assert texts(write(tmp_path, "c.txt", "x")) == ["x"]
 
 
+@pytest.mark.parametrize("name", ["paths", "validation_paths", "test_paths"])
+def test_an_empty_path_is_not_the_working_folder(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        DataSettings(**{name: ("text.txt", "")})
+    assert caught.value.id == "data.no_paths"
+
+
 def test_an_unknown_encoding_is_a_wrong_setting() -> None:
     with pytest.raises(SettingsError, match="no text encoding"):
         DataSettings(encoding="utf-9")

@@ -82,15 +82,28 @@ def test_the_fit_comes_near_the_entropy_of_the_pairs(tmp_path: Path, kind: tuple
     before, floor = mean_loss(model, tokens), conditional_entropy(tokens)
     assert before > floor + 1.5, "the text must be one that has something to learn"
     assert fit_bigrams(model, tokens, steps=100, seed=1) == 100
-    assert floor <= mean_loss(model, tokens) < floor + 0.05  # learned positions take a little of it
+    # Its start is 1.5 above; 0.05 is for what the discount keeps back, and for GPT-2's learned positions.
+    assert floor <= mean_loss(model, tokens) < floor + 0.05
 
 
 def test_drawn_contexts_give_the_loss_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a few contexts a step, the fit still comes near: the most frequent are in, the rest weigh what they lack."""
-    monkeypatch.setattr(bigrams, "_MOST_CONTEXTS", 7)
-    model, tokens = new_model(tmp_path), markov_text()
-    fit_bigrams(model, tokens, steps=200, seed=1)
-    assert mean_loss(model, tokens) < conditional_entropy(tokens) + 0.1
+    """The mean over many draws is the loss of all contexts: two that are frequent and certain, the others neither."""
+    rare = np.random.Generator(np.random.PCG64(3)).integers(2, VOCAB_SIZE - 3, 2000)
+    tokens = np.concatenate((np.tile([0, 1], 1000), rare)).astype(np.uint16)
+    model = new_model(tmp_path)
+    fit_bigrams(model, tokens, steps=60, seed=1)
+    assert model.head.output is not None
+    embedding, output = model.decoder.embeddings.token.weight, model.head.output.weight
+    found = {}
+    for most, times in ((VOCAB_SIZE, 1), (7, 500)):
+        monkeypatch.setattr(bigrams, "_MOST_CONTEXTS", most)
+        fit = bigrams._Fit(Pairs.of(tokens, len(output)), embedding, output, model.decoder.final_norm)
+        torch.manual_seed(1)
+        found[most] = np.asarray([fit.step(0.0) for _ in range(times)])  # a rate of 0 leaves the matrices as they are
+    exact, drawn = float(found[VOCAB_SIZE][0]), found[7]
+    assert 1 < exact < 2 and drawn.std() > 0.05, "drawing must make a difference"
+    # Weights that are made to add up to 1 bias the mean by 0.06 here; without weights it would be 0.9 less.
+    assert drawn.mean() == pytest.approx(exact, abs=0.1)
 
 
 def test_chances_add_up() -> None:

@@ -51,6 +51,8 @@ class DataSettings:
             f">= {max(100, self.minimum_characters)}": ("maximum_characters",),
         }
         refuse_outside("data.range", "data", self, bounds)
+        if "" in (*self.paths, *self.validation_paths, *self.test_paths):  # a shell's unset variable
+            raise SettingsError("data.no_paths")
         if (both := self.validation_fraction + self.test_fraction) >= 1:
             setting = "data.validation_fraction + data.test_fraction"
             raise SettingsError("data.range", setting=setting, value=both, bounds="< 1")

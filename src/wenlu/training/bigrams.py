@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ _RATE, _DECAY = 0.03, 0.6  # the share of the steps at the end in which the rate
 _LEAST_STEPS, _TIMED_STEPS = 5, 2
 _DISCOUNT = 0.75  # taken off each count and given to the followers' frequencies: what was seen once says little
 _SMOOTHING = 10.0  # added to counts where they weigh, so that rare tokens do not
+_INFORMATION = 0.9  # of a context's squared length at most; the rest is left to the dimension of the frequencies
 _EMBEDDING_RMS = 0.5  # of the wenlu scheme
 
 
@@ -63,6 +65,16 @@ class Pairs:
         """The context of each pair."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
+    @cached_property
+    def before(self) -> npt.NDArray[np.float64]:
+        """How often each token came as a context."""
+        return np.bincount(self.contexts, self.counts, len(self.starts) - 1).astype(np.float64)
+
+    @cached_property
+    def after(self) -> npt.NDArray[np.float64]:
+        """How often each token came as a follower."""
+        return np.bincount(self.followers, self.counts, len(self.starts) - 1).astype(np.float64)
+
     def of_contexts(self, contexts: Int64Array) -> tuple[Int64Array, Int64Array]:
         """The pairs of these contexts, and to which of them each belongs."""
         sizes = self.starts[contexts + 1] - self.starts[contexts]
@@ -88,12 +100,13 @@ def fit_bigrams(model: Transformer, tokens: TokenArray, *, steps: int, seed: int
         step = 0
         with progress("training.bigrams_progress", total=steps, unit="steps") as bar:
             while step < steps:
+                began = time.perf_counter()
                 loss = fit.step(min(1.0, (steps - step) / (_DECAY * steps)))
                 first, step = (loss, 1) if step == 0 else (first, step + 1)
                 bar.advance(detail=f"loss {loss:.4f}")
                 if step == _TIMED_STEPS and math.isfinite(limit):
-                    left = limit - (time.perf_counter() - started)
-                    steps = min(steps, max(_LEAST_STEPS, step + int(left / fit.seconds_per_step)))
+                    now = time.perf_counter()
+                    steps = min(steps, max(_LEAST_STEPS, step + int((limit - (now - started)) / (now - began))))
     notice("training.bigrams", steps=step, seconds=time.perf_counter() - started, first=first, last=loss)
     return step
 
@@ -108,25 +121,21 @@ class _Fit:
     def __init__(self, pairs: Pairs, embedding: Tensor, output: Tensor, norm: nn.Module) -> None:
         self.pairs, self.norm = pairs, norm
         self.matrices = [embedding, output]
-        self.frequencies = np.add.reduceat(np.append(pairs.counts, 0), pairs.starts[:-1]).astype(np.float64)
-        self.frequencies[np.diff(pairs.starts) == 0] = 0  # reduceat gives an empty context the next one's first pair
-        self.frequencies /= pairs.counts.sum()
-        followers = np.bincount(pairs.followers, pairs.counts, len(embedding)) + 1  # what never came may come
+        self.frequencies = pairs.before / pairs.counts.sum()
+        followers = pairs.after + 1  # what never came may come
         self.followers = torch.from_numpy(followers / followers.sum()).to(embedding)
         self.chances = _chances(self.frequencies, max(1, min(_MOST_CONTEXTS, _LOGITS // len(embedding))))
         self.optimizer = torch.optim.Adam(self.matrices, lr=_RATE, betas=(0.9, 0.95), eps=1e-10, fused=True)
-        self.seconds_per_step = math.inf
 
     def step(self, factor: float) -> float:
         """One step at this share of the rate; its loss in nats a pair."""
-        started = time.perf_counter()
         embedding, output = self.matrices
         contexts = np.flatnonzero(torch.rand(len(self.chances), dtype=torch.float64).numpy() < self.chances)
         weights = self.frequencies[contexts] / self.chances[contexts]
         weights /= weights.sum()
         chosen, rows = self.pairs.of_contexts(contexts)
         counts = self.pairs.counts[chosen]
-        scale = weights / np.bincount(rows, counts)
+        scale = weights / self.pairs.before[contexts]
         shares, left = scale[rows] * (counts - _DISCOUNT), scale * _DISCOUNT * np.bincount(rows)
         device = embedding.device
         logits_NV = self.norm(embedding[torch.from_numpy(contexts).to(device)]) @ output.mT
@@ -138,7 +147,6 @@ class _Fit:
         self.optimizer.param_groups[0]["lr"] = _RATE * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.seconds_per_step = min(self.seconds_per_step, time.perf_counter() - started)
         return float(loss.detach())
 
 
@@ -165,8 +173,7 @@ def _factorize(pairs: Pairs, embedding: Tensor, output: Tensor) -> None:
     All rows of the embedding get one length, so that the norm behind it changes nothing.
     """
     vocab_size, width = embedding.shape
-    contexts, total = pairs.contexts, pairs.counts.sum()
-    before, after = (np.bincount(ids, pairs.counts, vocab_size) for ids in (contexts, pairs.followers))
+    contexts, before, after, total = pairs.contexts, pairs.before, pairs.after, pairs.counts.sum()
     information = np.log(pairs.counts * total / (before[contexts] * after[pairs.followers])).clip(0)
     weight_before, weight_after = (np.sqrt((counts + _SMOOTHING) / total) for counts in (before, after))
     weighted = information * weight_before[contexts] * weight_after[pairs.followers]
@@ -178,9 +185,10 @@ def _factorize(pairs: Pairs, embedding: Tensor, output: Tensor) -> None:
     of_context = u * s.sqrt() / torch.from_numpy(weight_before).float()[:, None]
     of_follower = v * s.sqrt() / torch.from_numpy(weight_after).float()[:, None]
     frequent = of_context.norm(dim=1)[torch.from_numpy(before >= np.median(before))]
-    scale = 0.9 * math.sqrt(width) / float(frequent.quantile(0.9).clamp(min=1e-6))
+    longest = math.sqrt(_INFORMATION * width)
+    scale = longest / float(frequent.quantile(0.9).clamp(min=1e-6))  # nine in ten frequent contexts are not cut off
     of_context *= scale
-    of_context *= (math.sqrt(0.9 * width) / of_context.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(max=1.0)
+    of_context *= (longest / of_context.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(max=1.0)
     rest = (width - of_context.square().sum(1)).sqrt()
     log_frequency = torch.from_numpy(np.log((after + 0.5) / total)).float()
     mean = float(rest @ torch.from_numpy(before / total).float())

@@ -183,7 +183,7 @@ def _steps(settings: RunSettings, corpus: Corpus, trial: Trial | None) -> int | 
     if train.steps is not None:
         return train.steps
     tokens = train.batch_size * train.sequence_length * train.accumulation
-    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    budget = train.length
     if (budget.unit == "epochs" and not corpus.train_tokens) or (budget.unit == "seconds" and trial is None):
         return None
     if trial and budget.unit == "seconds":

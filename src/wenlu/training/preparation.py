@@ -28,7 +28,7 @@ from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, Objective, TaskSettings
 from wenlu.training.bigrams import fit_bigrams
 from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
-from wenlu.training.duration import Duration, Pace
+from wenlu.training.duration import Pace
 from wenlu.training.memory import has_room, warn_if_short
 from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
@@ -219,7 +219,7 @@ def fit_first_weights(prepared: Prepared) -> float:
     if count < _LEAST_PAIRS * vocab_size:
         notice("training.bigrams_few", tokens=count, vocab_size=vocab_size)
         return 0.0
-    budget, limit = Duration.parse(train.budget or "1 epoch", setting="train.budget"), math.inf
+    budget, limit = train.length, math.inf
     if train.steps is None and budget.unit == "seconds":
         limit = _MOST_BIGRAMS * budget.value
     started = time.perf_counter()
@@ -244,7 +244,7 @@ def decide_steps(prepared: Prepared) -> float:
     train = prepared.settings.train
     if train.steps is not None:
         return spent
-    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    budget = train.length
     pace = replace(prepared.pace, total_steps=None)
     if budget.unit == "seconds":
         seconds = measure_seconds_per_step(prepared, budget.value)
@@ -265,7 +265,7 @@ def _decide_compilation(prepared: Prepared) -> None:
     train = prepared.settings.train
     if train.compile is not None:
         return
-    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    budget = train.length
     steps = train.steps
     if steps is None and budget.unit != "seconds":
         steps = budget.steps(replace(prepared.pace, total_steps=None))

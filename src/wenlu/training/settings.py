@@ -59,7 +59,7 @@ class TrainSettings:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        if self.budget is not None and Duration.parse(self.budget, setting="train.budget").unit == "percent":
+        if self.length.unit == "percent":
             raise SettingsError("training.duration", setting="train.budget", value=self.budget)
         Duration.parse(self.save_every, setting="train.save_every")
         bounds = {
@@ -69,6 +69,11 @@ class TrainSettings:
             "0 <= x <= 1024": ("threads", "num_workers"),  # far more of them crash the process when they are started
         }
         refuse_outside("training.range", "train", self, bounds)
+
+    @property
+    def length(self) -> Duration:
+        """How long a run without ``steps`` is."""
+        return Duration.parse(self.budget or "1 epoch", setting="train.budget")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from wenlu.data.tokens import build_store, existing_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training import precision
 from wenlu.training.compilation import uncompiled
-from wenlu.training.duration import Duration
 from wenlu.training.preparation import Prepared, fit_first_weights, mean_seconds, measure_seconds_per_step, prepare
 from wenlu.training.results import Evaluate
 from wenlu.training.run import Consumer
@@ -144,7 +143,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
     ready, train = time.time() - request["started"], prepared.settings.train
     weights = sum(parameter.nbytes for parameter in prepared.model.parameters())
     libraries = (machine.resident_bytes()[0] or weights) - weights
-    budget = Duration.parse(train.budget or "1 epoch", setting="train.budget")
+    budget = train.length
     with precision.machine(train):
         bigrams = fit_first_weights(prepared)
         started = time.perf_counter()
