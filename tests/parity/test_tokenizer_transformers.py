@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, Qwen2Tokenizer
+from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, Qwen2Tokenizer, RobertaTokenizer
 
 from tiny_tokenizers import KINDS, SENTENCES, corpus, tiny
 from wenlu.tokenization.tokenizer import END_TOKEN, Tokenizer, TokenizerSettings
@@ -120,6 +120,20 @@ def test_bert_files_give_the_ids_and_offsets_of_transformers(lowercase: bool, tm
         assert encoded["input_ids"] == ours.encode(text)
         if "\u0300" not in text:
             assert encoded["offset_mapping"] == ours.encode_with_offsets(text).offsets
+    assert (ours.cls_id, ours.sep_id, ours.mask_id) == (None, None, None)  # no file names them
+    theirs.save_pretrained(tmp_path / "saved")
+    saved = Tokenizer.load(tmp_path / "saved")
+    assert (saved.cls_id, saved.sep_id, saved.mask_id) == (2, 3, 4)
+    for text, other in zip(TEXTS, reversed(TEXTS), strict=True):
+        for tokenizer in (ours, saved):
+            first, second = tokenizer.encode(text), tokenizer.encode(other)
+            assert tokenizer.with_special_tokens(first).ids == theirs(text)["input_ids"]
+            pair = tokenizer.with_special_tokens(first, second)
+            expected = theirs(text, other)
+            assert (pair.ids, pair.segments) == (expected["input_ids"], expected["token_type_ids"])
+            assert tokenizer.template.num_special == (2, 3)
+    assert saved.encode_marked("the [MASK]") == theirs("the [MASK]", add_special_tokens=False)["input_ids"]
+    assert 4 not in saved.encode("the [MASK]")
 
 
 def test_a_directory_saved_by_transformers_gives_its_ids(tmp_path: Path) -> None:
@@ -131,3 +145,69 @@ def test_a_directory_saved_by_transformers_gives_its_ids(tmp_path: Path) -> None
     assert [theirs(text)["input_ids"] for text in [*TEXTS, "a <tool> b"]] == ours.encode_batch([*TEXTS, "a <tool> b"])
     ours.save(tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again")("a <tool> b")["input_ids"] == ours.encode("a <tool> b")
+
+
+def test_roberta_files_give_the_ids_and_special_tokens_of_transformers(tmp_path: Path) -> None:
+    vocab, merges = _byte_level_files(tmp_path, end="</s>")
+    vocab |= {token: len(vocab) + number for number, token in enumerate(("<s>", "<pad>", "<unk>", "<mask>"))}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    theirs = RobertaTokenizer(vocab=vocab, merges=merges, mask_token=AddedToken("<mask>", lstrip=True, special=True))
+    theirs.save_pretrained(tmp_path / "saved")
+    for place in (tmp_path, tmp_path / "saved"):
+        ours = Tokenizer.load(place)
+        assert (ours.end_id, ours.pad_id) == (theirs.eos_token_id, theirs.pad_token_id)
+        for text, other in zip(TEXTS, reversed(TEXTS), strict=True):
+            first, second = ours.encode(text), ours.encode(other)
+            assert ours.with_special_tokens(first).ids == theirs(text)["input_ids"]
+            pair = ours.with_special_tokens(first, second)
+            assert pair.ids == theirs(text, other)["input_ids"]
+            assert set(pair.segments) == {0}
+        assert ours.encode_marked("a <mask> b") == theirs("a <mask> b", add_special_tokens=False)["input_ids"]
+
+
+CHATS = [
+    {"chat_template.jinja": "{{ messages }} 你好"},
+    {"tokenizer_config.json": json.dumps({"chat_template": "{{ messages }} 你好", "bos_token": "<s>"})},
+    {
+        "tokenizer_config.json": json.dumps(
+            {
+                "chat_template": [
+                    {"name": "rag", "template": "r"},
+                    {"name": "default", "template": "{{ messages }} 你好"},
+                ]
+            }
+        )
+    },
+]
+
+
+@pytest.mark.parametrize("files", CHATS)
+def test_the_chat_template_is_kept(files: dict[str, str], tmp_path: Path) -> None:
+    tiny("bpe").save(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    ours = Tokenizer.load(tmp_path)
+    assert ours.chat_template == "{{ messages }} 你好"
+    ours.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").chat_template == ours.chat_template
+    theirs = [AutoTokenizer.from_pretrained(place).chat_template for place in (tmp_path, tmp_path / "again")]
+    assert theirs[0] == theirs[1]
+    assert tiny("bpe").chat_template is None
+
+
+def test_tokens_around_a_text_are_what_the_config_asks_for(tmp_path: Path) -> None:
+    tiny("bpe").save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config |= {"add_bos_token": True, "bos_token": END_TOKEN}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).with_special_tokens([5]).ids == [5]  # what tokenizer.json says counts
+    assert AutoTokenizer.from_pretrained(tmp_path)("a")["input_ids"] == Tokenizer.load(tmp_path).encode("a")
+    files, config["tokenizer_class"] = tmp_path / "files", "GPT2Tokenizer"
+    files.mkdir()
+    _byte_level_files(files, end=END_TOKEN)
+    (files / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    ours, theirs = Tokenizer.load(files), AutoTokenizer.from_pretrained(files)
+    found = ours.with_special_tokens(ours.encode("a text"), ours.encode("文本"))
+    assert found.ids == theirs("a text", "文本")["input_ids"]
+    assert found.ids.count(ours.end_id) == 2
+    assert tiny("bpe").with_special_tokens([5, 6], [7]).ids == [5, 6, 7]

@@ -24,7 +24,11 @@ from wenlu.tokenization.tokenizer import Tokenizer
         (None, "no_directory"),
         ({}, "no_files"),
         ({"vocab.json": "{}"}, "no_files"),
-        ({"spiece.model": "x"}, "sentencepiece"),
+        ({"spiece.model": "x"}, "unreadable"),
+        (
+            {"tokenizer.json": "{}", "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["x.X", null]}}'},
+            "remote_code",
+        ),
         ({"tokenizer.json": "{"}, "unreadable"),
         ({"tokenizer.json": "{}"}, "unreadable"),
         ({"tokenizer.json": "\udcff"}, "unreadable"),

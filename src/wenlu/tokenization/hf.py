@@ -2,107 +2,221 @@
 
 Read, in this order:
 
+    source.spm, target.spm, vocab.json    Marian: one side of it
     tokenizer.json            any fast tokenizer
+    spiece.model, tokenizer.model, ...    SentencePiece, through its own package
     vocab.txt                 BERT's WordPiece
-    vocab.json, merges.txt    byte-level BPE: GPT-2, RoBERTa; Qwen2 by the class that tokenizer_config.json names
+    vocab.json, merges.txt    byte-level BPE: GPT-2, RoBERTa, BART; Qwen2 by the class that tokenizer_config.json names
 
-with the names of the special tokens from tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+with the names of the special tokens from tokenizer_config.json, special_tokens_map.json and added_tokens.json, and the
+chat template from chat_template.jinja or tokenizer_config.json. The family, where a file alone does not tell it, is the
+``tokenizer_class`` of tokenizer_config.json, else the ``model_type`` of config.json.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from wenlu.core.downloads import refuse_pointer
 from wenlu.core.errors import TokenizerError
+from wenlu.core.log import warn
+from wenlu.tokenization import sentencepiece_files
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, QWEN2_PATTERN, UNKNOWN_TOKEN
+from wenlu.tokenization.template import has_template, set_template
 
+Side = Literal["source", "target"]
+
+CHAT_TEMPLATE = "chat_template.jinja"
 _END_NAMES = ("eos_token", "sep_token")
 _END_CANDIDATES = (END_TOKEN, "</s>", "<|im_end|>", "[SEP]")
 _PAD_CANDIDATES = (PAD_TOKEN, "<pad>", "[PAD]")
 _UNKNOWN_CANDIDATES = (UNKNOWN_TOKEN, "<unk>")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
+
+# Written back as they were read; what else a tokenizer_config.json says is in tokenizer.json, or was never read.
+KEPT = frozenset(
+    {*_SPECIAL_NAMES, "additional_special_tokens", "extra_special_tokens", "chat_template", "model_max_length"}
+    | {"padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"}
+)
+# Read, and from then on part of tokenizer.json.
+EXPRESSED = frozenset(
+    {"tokenizer_class", "added_tokens_decoder", "add_bos_token", "add_eos_token", "extra_ids", "do_lower_case"}
+    | {"strip_accents", "tokenize_chinese_chars", "keep_accents", "add_prefix_space"}
+)
+
+_BERT = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+_ROBERTA = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
+_TEMPLATES = {
+    "bert": _BERT,
+    "distilbert": _BERT,
+    "electra": _BERT,
+    "albert": _BERT,
+    "roberta": _ROBERTA,
+    "xlmroberta": _ROBERTA,
+    "bart": _ROBERTA,
+    "t5": ("$A </s>", "$A </s> $B </s>"),
+    "mt5": ("$A </s>", "$A </s> $B </s>"),
+    "marian": ("$A </s>", "$A $B </s>"),
+}
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a directory holds: the library's tokenizer and the roles of its special tokens."""
+    """What a directory holds: the library's tokenizer and the roles of its special tokens.
+
+    ``config`` is what tokenizer_config.json keeps, ``chat_template`` the text of its own file if it has one; ``extra``
+    holds files that tokenizer.json cannot stand for, and ``unwritable`` the tokens that no text may come to.
+    """
 
     library: Tokenizer
     end_token: str
     pad_token: str
     unknown_token: str | None
+    config: Mapping[str, object] = field(default_factory=dict)
+    chat_template: str | None = None
+    extra: Mapping[str, bytes] = field(default_factory=dict)
+    unwritable: Sequence[str] = ()
 
 
-def read(directory: Path) -> Files:
-    """Read a Hugging Face tokenizer directory.
+def read(directory: Path, *, side: Side = "source") -> Files:
+    """Read a Hugging Face tokenizer directory; of Marian's two tokenizers, the one of that ``side``.
 
-    Raises TokenizerError: ``no_files``, ``unreadable``, ``no_end_token``, ``pickle_refused``.
+    Raises TokenizerError: ``no_files``, ``unreadable``, ``no_end_token``, ``pickle_refused``, ``remote_code``, ...
     """
-    config = _json(directory / "special_tokens_map.json") | _json(directory / "tokenizer_config.json")
-    library = _library(directory, config)
-    named = {name: content for name in _SPECIAL_NAMES if (content := _content(config.get(name)))}
+    config = read_config(directory)
+    family = _family(directory, config)
+    library, unwritable, extra = _library(directory, config, family, side)
+    add_template(library, family, config, whole=not extra and (directory / "tokenizer.json").is_file())
+    named = {name: token for name in _SPECIAL_NAMES if (token := content(config.get(name)))}
     known = library.get_vocab(with_added_tokens=True)
-    library.add_special_tokens([content for content in named.values() if content in known])
+    special = {token.content for token in library.get_added_tokens_decoder().values() if token.special}
+    library.add_special_tokens([token for token in named.values() if token in known and token not in special])
     end = _first([*(named.get(name) for name in _END_NAMES), *_END_CANDIDATES], known)
     if end is None:
         raise TokenizerError("tokenization.no_end_token", path=directory, candidates=", ".join(_END_CANDIDATES))
     pad = _first([named.get("pad_token"), *_PAD_CANDIDATES], known)
     unknown = _first([_model_unknown(library), named.get("unk_token"), *_UNKNOWN_CANDIDATES], known)
-    return Files(library, end, pad or end, unknown)
+    kept = {key: config[key] for key in config if key in KEPT}
+    template = _text(directory / CHAT_TEMPLATE)
+    return Files(library, end, pad or end, unknown, kept, template, extra, unwritable)
 
 
-def config_text(*, end_token: str, pad_token: str, unknown_token: str | None, special_tokens: Sequence[str]) -> str:
-    """The text of tokenizer_config.json for ``AutoTokenizer`` of transformers."""
-    roles = {"eos_token": end_token, "pad_token": pad_token, "unk_token": unknown_token}
+def read_config(directory: Path) -> dict[str, object]:
+    """tokenizer_config.json over special_tokens_map.json; a directory needs neither.
+
+    Raises TokenizerError: ``unreadable``, ``remote_code``.
+    """
+    config = _json(directory / "special_tokens_map.json") | _json(directory / "tokenizer_config.json")
+    if config.get("auto_map"):
+        path = directory / "tokenizer_config.json"
+        raise TokenizerError("tokenization.remote_code", path=path, found=config["auto_map"])
+    return config
+
+
+def own_config(tokens: Mapping[str, str | None], special_tokens: Sequence[str]) -> dict[str, object]:
+    """What tokenizer_config.json says of a tokenizer of ours, from its end, pad and unknown token."""
+    names = {"end_token": "eos_token", "pad_token": "pad_token", "unknown_token": "unk_token"}
+    roles = {name: tokens[ours] for ours, name in names.items()}
     roles |= {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"} if special_tokens else {}
     named = {role: token for role, token in roles.items() if token in special_tokens}
     rest = [token for token in special_tokens if token not in named.values()]
-    record: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    record: dict[str, object] = {**named}
     if rest:
         record["additional_special_tokens"] = rest
-    record["clean_up_tokenization_spaces"] = False
-    record["model_max_length"] = 10**30
-    return json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    return {**record, "clean_up_tokenization_spaces": False, "model_max_length": 10**30}
 
 
-def _library(directory: Path, config: Mapping[str, object]) -> Tokenizer:
+def config_text(config: Mapping[str, object], *, marian: bool) -> str:
+    """The text of tokenizer_config.json for ``AutoTokenizer`` of transformers, which then reads tokenizer.json."""
+    name = "MarianTokenizer" if marian else "PreTrainedTokenizerFast"
+    return json.dumps({"tokenizer_class": name, **config}, ensure_ascii=False, indent=2) + "\n"
+
+
+def _library(
+    directory: Path, config: Mapping[str, object], family: str, side: Side
+) -> tuple[Tokenizer, Sequence[str], Mapping[str, bytes]]:
+    """The library's tokenizer, the tokens that no text may come to, and the files to keep."""
     if not directory.is_dir():
         raise TokenizerError("tokenization.no_directory", path=directory)
     path = directory
     try:
+        if all((directory / name).is_file() for name in sentencepiece_files.MARIAN_FILES):
+            path = directory / f"{side}.spm"
+            return _marian(directory, sentencepiece_files.read_model(path))
         if (path := directory / "tokenizer.json").is_file():
             library = Tokenizer.from_str(path.read_text(encoding="utf-8"))
             library.no_truncation()
             library.no_padding()
-            return library
+            return library, (), {}
+        for name in sentencepiece_files.MODEL_FILES:
+            if (path := directory / name).is_file():
+                library = sentencepiece_files.build(sentencepiece_files.read_model(path), family, config)
+                _add_tokens(library, directory, config)
+                return library, (), {}
         if (path := directory / "vocab.txt").is_file():
-            return _wordpiece(path, config)
+            return _wordpiece(path, config), (), {}
         if (path := directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-            return _byte_level(directory, config)
+            return _byte_level(directory, config, family), (), {}
+    except TokenizerError:
+        refuse_pointer(path)
+        raise
     except OSError as error:
         raise TokenizerError("tokenization.unreadable", path=path, reason=error.strerror or str(error)) from error
     except Exception as error:  # the library raises bare Exception for every broken file
+        refuse_pointer(path)
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise TokenizerError("tokenization.pickle_refused", path=directory, files=", ".join(pickles))
-    if any((directory / name).is_file() for name in _SENTENCEPIECE_FILES):
-        raise TokenizerError("tokenization.sentencepiece", path=directory)
     raise TokenizerError("tokenization.no_files", path=directory)
+
+
+def _marian(directory: Path, model: sentencepiece_files.Model) -> tuple[Tokenizer, Sequence[str], Mapping[str, bytes]]:
+    library, unwritable = sentencepiece_files.build_marian(model, directory / "vocab.json")
+    known = library.get_vocab()
+    lost = [piece.text for piece in model.pieces if piece.kind == 1 and piece.text not in known]
+    if lost:
+        warn("tokenization.pieces_lost", path=model.path, count=len(lost), names=", ".join(lost[:5]))
+    extra = {name: (directory / name).read_bytes() for name in sentencepiece_files.MARIAN_FILES}
+    return library, unwritable, extra
+
+
+def _family(directory: Path, config: Mapping[str, object]) -> str:
+    """Whose tokenizer it is, in small letters: ``bert``, ``xlmroberta``, ``t5``, ...; empty where nobody says."""
+    name = str(config.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+    if name in ("", "PreTrained", "TokenizersBackend"):
+        name = str(_json(directory / "config.json").get("model_type") or "")
+    if not name and (directory / "vocab.txt").is_file():
+        name = "bert"
+    return name.replace("-", "").replace("_", "").lower()
+
+
+def add_template(library: Tokenizer, family: str, config: Mapping[str, object], *, whole: bool = False) -> None:
+    """The special tokens around a text, where no tokenizer.json says them; ``whole``: there is one."""
+    if has_template(library):
+        return
+    if not whole and ("add_bos_token" in config or "add_eos_token" in config):
+        start, end = content(config.get("bos_token")), content(config.get("eos_token"))
+        before = [start] if start and config.get("add_bos_token") else []
+        after = [end] if end and config.get("add_eos_token") else []
+        single, second = [*before, "$A", *after], [*before, "$B", *after]
+        set_template(library, " ".join(single), " ".join([*single, *(f"{word}:1" for word in second)]))
+        return
+    if family in _TEMPLATES:
+        set_template(library, *_TEMPLATES[family])
 
 
 def _wordpiece(path: Path, config: Mapping[str, object]) -> Tokenizer:
     vocab = {line: number for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")) if line}
     vocab = {token.removesuffix("\r"): number for token, number in vocab.items()}
-    unknown = _content(config.get("unk_token")) or UNKNOWN_TOKEN
+    unknown = content(config.get("unk_token")) or UNKNOWN_TOKEN
     library = Tokenizer(models.WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
     accents = config.get("strip_accents")
     library.normalizer = normalizers.BertNormalizer(
@@ -117,10 +231,10 @@ def _wordpiece(path: Path, config: Mapping[str, object]) -> Tokenizer:
     return library
 
 
-def _byte_level(directory: Path, config: Mapping[str, object]) -> Tokenizer:
+def _byte_level(directory: Path, config: Mapping[str, object], family: str) -> Tokenizer:
     library = Tokenizer(models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
     add_prefix_space = bool(config.get("add_prefix_space", False))
-    if str(config.get("tokenizer_class", "")).startswith("Qwen2"):
+    if family.startswith("qwen"):
         library.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
         by_byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -129,8 +243,13 @@ def _byte_level(directory: Path, config: Mapping[str, object]) -> Tokenizer:
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     library.decoder = decoders.ByteLevel()
     _add_tokens(library, directory, config)
-    if END_TOKEN in library.get_vocab():
+    vocab = library.get_vocab()
+    if END_TOKEN in vocab:
         library.add_special_tokens([END_TOKEN])
+    if {"<s>", "<pad>", "</s>", "<mask>"} <= vocab.keys():  # RoBERTa and BART, whose files name no special token
+        mask = AddedToken("<mask>", lstrip=True, normalized=False)
+        library.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", mask])
+        set_template(library, *_ROBERTA)
     return library
 
 
@@ -154,7 +273,7 @@ def _model_unknown(library: Tokenizer) -> str | None:
     return cast("str | None", token)
 
 
-def _content(value: object) -> str | None:
+def content(value: object) -> str | None:
     """The text of a special token, which files give as a string or as an object with ``content``."""
     if isinstance(value, dict):
         value = value.get("content")
@@ -165,12 +284,22 @@ def _first(candidates: Sequence[str | None], known: Mapping[str, int]) -> str | 
     return next((token for token in candidates if token is not None and token in known), None)
 
 
+def _text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
+
+
 def _json(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        refuse_pointer(path)
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
     if not isinstance(value, dict):
         raise TokenizerError("tokenization.unreadable", path=path, reason=f"{type(value).__name__}")

@@ -11,30 +11,35 @@ and stay what its own library makes of them: they are found in a text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from tokenizers import Tokenizer
 
 from wenlu.core.errors import TokenizerError
 
-_UNREACHABLE = "\ufdd0 \ufdd0"
-"""Noncharacters around a blank, on which every pre-tokenizer cuts or which it rewrites."""
+UNREACHABLE = "\ufdd0 \ufdd0"
+"""Begins names that no text comes to: noncharacters around a blank, where pre-tokenizers cut or which they change."""
 
 
-def as_text_only(library: Tokenizer, description: Mapping[str, object]) -> Tokenizer:
+def as_text_only(library: Tokenizer, description: Mapping[str, object], *, unwritable: Sequence[str] = ()) -> Tokenizer:
     """A tokenizer with the same ids that never gives the id of a special token, except for the unknown.
+
+    Nor does it give the ids of the ``unwritable`` tokens.
 
     Raises TokenizerError ``special_is_text`` where that cannot be had.
     """
     library.encode_special_tokens = True
     writable = written_specials(library)
-    if not writable:
+    model = cast(dict[str, Any], description["model"])
+    if model["type"] == "Unigram" and model["unk_id"] is not None:  # the piece for the unknown is found in a text, too
+        unwritable = [*unwritable, model["vocab"][model["unk_id"]][0]]
+    if not writable and not unwritable:
         return library
     try:
-        encoder = Tokenizer.from_str(json.dumps(_without(description, writable)))
+        encoder = Tokenizer.from_str(json.dumps(_without(description, [*writable, *unwritable])))
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerError("tokenization.special_is_text", token=writable[0]) from error
+        raise TokenizerError("tokenization.special_is_text", token=[*writable, *unwritable][0]) from error
     encoder.no_truncation()
     encoder.no_padding()
     encoder.encode_special_tokens = True
@@ -59,7 +64,7 @@ def _is_written(library: Tokenizer, token: str, id: int | None) -> bool:
 
 def _without(description: Mapping[str, object], tokens: list[str]) -> dict[str, object]:
     """The description of a tokenizer whose model knows these tokens under unreachable names."""
-    names = {token: f"{_UNREACHABLE}{number}" for number, token in enumerate(tokens)}
+    names = {token: f"{UNREACHABLE}{number}" for number, token in enumerate(tokens)}
     model = dict(cast(dict[str, Any], description["model"]))
     if isinstance(model["vocab"], list):
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]

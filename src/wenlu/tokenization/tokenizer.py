@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +27,9 @@ from wenlu.tokenization.parallelism import make_forks_safe
 from wenlu.tokenization.special import as_text_only
 from wenlu.tokenization.streaming import ByteStreamDecoder, ByteTable, StreamDecoder, TextStreamDecoder
 from wenlu.tokenization.surrogates import utf8_bytes
+from wenlu.tokenization.template import Sequenced, Template
 
-__all__ = ["Encoding", "IdArray", "Tokenizer", "TokenizerKind", "TokenizerSettings"]
+__all__ = ["Encoding", "IdArray", "Sequenced", "Tokenizer", "TokenizerKind", "TokenizerSettings"]
 
 IdArray = npt.NDArray[np.uint32]
 
@@ -51,14 +52,26 @@ class Encoding:
 class Tokenizer:
     """Made by ``train`` or ``load``; never changes afterwards."""
 
-    def __init__(self, library: LibraryTokenizer, *, end_token: str, pad_token: str, unknown_token: str | None) -> None:
+    def __init__(
+        self,
+        library: LibraryTokenizer,
+        *,
+        end_token: str,
+        pad_token: str,
+        unknown_token: str | None,
+        config: Mapping[str, object] | None = None,
+        chat_template: str | None = None,
+        extra: Mapping[str, bytes] | None = None,
+        unwritable: Sequence[str] = (),
+    ) -> None:
+        """From the library's tokenizer and what ``hf.Files`` says of it; without ``config`` it is our own."""
         self._serialized = library.to_str(pretty=True)
         description = json.loads(self._serialized)
         kind = longtext.kind_of(description)
         if kind is None:
             raise TokenizerError("tokenization.unknown_model", found=description["model"]["type"])
         self._library = library
-        self._encoder = as_text_only(library, description)
+        self._encoder = as_text_only(library, description, unwritable=unwritable)
         self._cuttable = longtext.cuttable(kind, description)
         self._normalizes = description["normalizer"] is not None
         self._by_byte = (description["decoder"] or {}).get("type") == "ByteLevel"
@@ -66,7 +79,6 @@ class Tokenizer:
         self._vocab = library.get_vocab(with_added_tokens=True)
         self._tokens = {id: token for token, id in self._vocab.items()}
         self.vocab_size: int = max(self._tokens) + 1
-        self._end_token, self._pad_token, self._unknown_token = end_token, pad_token, unknown_token
         self.end_id: int = self._vocab[end_token]
         self.pad_id: int = self._vocab[pad_token]
         self.unknown_id: int | None = None if unknown_token is None else self._vocab[unknown_token]
@@ -74,6 +86,11 @@ class Tokenizer:
         self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
         structural = {self.end_id, self.pad_id}
         self._hidden = self.special_ids - ({self.unknown_id} - structural)
+        special = [self._tokens[id] for id in sorted(self.special_ids)]
+        roles = {"end_token": end_token, "pad_token": pad_token, "unknown_token": unknown_token}
+        self._config = config if config is not None else hf.own_config(roles, special)
+        self._chat_template, self._extra = chat_template, extra or {}
+        self.start_id, self.cls_id, self.sep_id, self.mask_id = map(self._role, ("bos", "cls", "sep", "mask"))
 
     @classmethod
     def train(cls, texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
@@ -88,31 +105,75 @@ class Tokenizer:
         return cls(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=unknown)
 
     @classmethod
-    def load(cls, directory: Path) -> Tokenizer:
+    def load(cls, directory: Path, *, side: hf.Side = "source") -> Tokenizer:
         """Read a directory that ``save`` or a Hugging Face library wrote; what is read: see ``hf``.
+
+        Marian has two tokenizers with the same ids, for the ``side`` that is translated and for the translation.
 
         Raises TokenizerError when there is no such directory or its files cannot be used.
         """
         make_forks_safe()
-        files = hf.read(directory)
+        files = hf.read(directory, side=side)
         return cls(
             files.library,
             end_token=files.end_token,
             pad_token=files.pad_token,
             unknown_token=files.unknown_token,
+            config=files.config,
+            chat_template=files.chat_template,
+            extra=files.extra,
+            unwritable=files.unwritable,
         )
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads."""
+        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads.
+
+        So are the chat template, where it came in a file of its own, and files that tokenizer.json cannot stand for.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self._serialized, encoding="utf-8")
-        config = hf.config_text(
-            end_token=self._end_token,
-            pad_token=self._pad_token,
-            unknown_token=self._unknown_token,
-            special_tokens=[self._tokens[id] for id in sorted(self.special_ids)],
-        )
+        config = hf.config_text(self._config, marian=bool(self._extra))
         (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
+        if self._chat_template is not None:
+            (directory / hf.CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
+        for name, content in self._extra.items():
+            (directory / name).write_bytes(content)
+
+    @property
+    def serialized(self) -> str:
+        """tokenizer.json, as ``save`` writes it."""
+        return self._serialized
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that writes a conversation as a prompt, if the tokenizer's files have one."""
+        template = self._chat_template or self._config.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens by their roles, as chat templates know them: ``bos_token``, ``eos_token``, ..."""
+        roles = {role: hf.content(value) for role, value in self._config.items() if role.endswith("_token")}
+        return {role: token for role, token in roles.items() if token}
+
+    def with_special_tokens(self, first: Sequence[int], second: Sequence[int] | None = None) -> Sequenced:
+        """The ids of one text or two with the special tokens that the model was trained with around them.
+
+        BERT's is ``[CLS] a [SEP] b [SEP]`` with the segments 0 and 1, T5's ``a </s>``; a GPT adds nothing.
+        """
+        return self.template.apply(first, second)
+
+    @functools.cached_property
+    def template(self) -> Template:
+        """Where the special tokens of ``with_special_tokens`` stand, and how many they are."""
+        return Template(LibraryTokenizer.from_str(self._serialized))
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text in which the strings of special tokens stand for those tokens: never for a user's text."""
+        return list(self._marked_encoder.encode(text, add_special_tokens=False).ids)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -182,7 +243,13 @@ class Tokenizer:
         self._check([id])
         if id in self.special_ids or self.kind == "wordpiece":
             return None
-        return self._bytes(id) if self._by_byte else self._decode([id]).encode("utf-8")
+        if self._by_byte:
+            return self._bytes(id)
+        if id in self._fallback_ids:
+            return bytes.fromhex(self._tokens[id][3:5])
+        if self.kind in ("bpe", "unigram"):  # SentencePiece's, which writes a space so
+            return self._tokens[id].replace("▁", " ").encode("utf-8")
+        return self._decode([id]).encode("utf-8")
 
     def ids(self) -> list[int]:
         """All ids of the vocabulary, in order; foreign vocabularies may leave some out."""
@@ -194,6 +261,10 @@ class Tokenizer:
         if self._by_byte:
             return ByteStreamDecoder(self._checked_bytes, hidden=hidden)
         return TextStreamDecoder(self._checked_decode, hidden=hidden, fallback=self._fallback_ids)
+
+    def _role(self, name: str) -> int | None:
+        """The id of the special token that tokenizer_config.json names for a role; None where there is none."""
+        return self._vocab.get(hf.content(self._config.get(f"{name}_token")) or "")
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._library.decode(ids, skip_special_tokens=False)
@@ -223,6 +294,10 @@ class Tokenizer:
     def encoder_json(self) -> str:
         """tokenizer.json of what encodes: as ``save`` writes it, with unreachable names for writable special tokens."""
         return self._encoder.to_str()
+
+    @functools.cached_property
+    def _marked_encoder(self) -> LibraryTokenizer:
+        return LibraryTokenizer.from_str(self._serialized)
 
     @functools.cached_property
     def _byte_table(self) -> ByteTable:
