@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import Notice
 from wenlu.core.plugins import closest
+from wenlu.core.plugins import load as load_plugin
 from wenlu.core.setting_types import Expected, all_keys, fields, leaves, plain, takes_none, type_at
 
 if TYPE_CHECKING:
@@ -71,6 +72,22 @@ def load(
     Raises:
         SettingsError: ``core.settings_invalid`` with every mistake, or the source cannot be read.
     """
+    merged, origins = _gather(cls, preset, file, overrides, values)
+    if (chosen := _narrowed(cls, merged)) is not cls:
+        cls = chosen
+        merged, origins = _gather(cls, preset, file, overrides, values)
+    decoded = _decode(cls, merged, origins, where=COMMAND_LINE)
+    return Resolved(decoded, {key: origins.get(key, DEFAULT) for key in leaves(decoded)})
+
+
+def _gather(
+    cls: type,
+    preset: str | None,
+    file: Path | None,
+    overrides: Sequence[str],
+    values: Mapping[str, object] | None,
+) -> tuple[dict[str, object], dict[str, str]]:
+    """All sources laid over each other, and where each key came from."""
     merged: dict[str, object] = {}
     origins: dict[str, str] = {}
     if preset is not None:
@@ -91,8 +108,36 @@ def load(
     for key, value in (values or {}).items():
         if value is not None:
             _merge(cls, merged, origins, _nest(key, value), lambda key: COMMAND_LINE)
-    decoded = _decode(cls, merged, origins, where=COMMAND_LINE)
-    return Resolved(decoded, {key: origins.get(key, DEFAULT) for key in leaves(decoded)})
+    return merged, origins
+
+
+def _narrowed(cls: type[T], data: Mapping[str, object]) -> type[T]:
+    """The class with the tables that a plugin's name chooses: a subclass whose field has the plugin's ``SETTINGS``.
+
+    A settings class says ``PLUGIN_TABLES: ClassVar = {"task": "wenlu.tasks"}``: what the key ``name`` of its table
+    ``task`` names is a module of that folder.
+
+    Raises:
+        SettingsError: ``core.unknown_plugin``.
+    """
+    tables: Mapping[str, str] = getattr(cls, "PLUGIN_TABLES", {})
+    for table, package in tables.items():
+        given = data.get(table, {})
+        name = given.get("name") if isinstance(given, Mapping) else None
+        if isinstance(name, str):
+            cls = cast(type[T], _with_table(cast(Hashable, cls), table, load_plugin(package, name).SETTINGS))
+    return cls
+
+
+@functools.cache
+def _with_table(cls: type, table: str, chosen: type) -> type:
+    """A subclass of a settings class, one of whose tables is of another class; the class itself if it is that one."""
+    if fields(cls)[table] is chosen:
+        return cls
+    field = (table, chosen, dataclasses.field(default_factory=chosen))
+    made = dataclasses.make_dataclass(cls.__name__, [field], bases=(cls,), frozen=True)
+    made.__module__ = cls.__module__
+    return made
 
 
 def decode(cls: type[T], data: Mapping[str, object], *, where: str) -> T:

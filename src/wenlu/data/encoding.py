@@ -122,6 +122,7 @@ def _write_split(
         "characters": rows["characters"].astype(np.int64),
         "languages": rows["language"].astype(np.uint16),
         "lossless": lossless,
+        "files": rows["file"].astype(np.uint32),
     }
     index_path.write_bytes(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
     digest = hashlib.sha256()

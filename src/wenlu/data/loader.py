@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,23 @@ from torch import Tensor
 
 from wenlu.core.errors import DataError
 from wenlu.core.log import notice
-from wenlu.data.packing import PackedWindows, StreamWindows, Window
-from wenlu.data.store import TokenStore
+from wenlu.data.packing import PackedWindows, StreamWindows
+from wenlu.data.store import Int64Array, TokenStore
 
 Layout = Literal["packed", "stream"]
 _EPOCHS_HELD = 2  # a batch at the border of two epochs needs both
+
+
+class Epoch(Protocol):
+    """One epoch of a run; the same number always gives the same row."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, number: int) -> Mapping[str, Int64Array]:
+        """Arrays by name, of the same shapes in every row."""
+
+    def documents(self, number: int) -> list[list[int]]:
+        """The numbers of the documents in each row of a batch that this is, or is a part of."""
 
 
 class Loader:
@@ -30,6 +42,8 @@ class Loader:
 
     ``packed``: rows are independent windows; where an epoch ends inside a batch, the next epoch's first windows follow.
     ``stream``: row b of batch n + 1 continues row b of batch n (see StreamWindows); an epoch starts with a new batch.
+    With ``make_epoch`` rows are what an objective makes of the corpus, under the names that it gives, instead of packed
+    windows; all its epochs have the same number of rows.
 
     Raises:
         DataError: ``data.empty_split`` when there is no token at all.
@@ -44,6 +58,7 @@ class Loader:
         seed: int,
         layout: Layout = "packed",
         num_workers: int = 0,
+        make_epoch: Callable[[int], Epoch] | None = None,
     ) -> None:
         if store.num_tokens == 0:
             raise DataError("data.empty_split")
@@ -53,8 +68,9 @@ class Loader:
         self._seed = seed
         self._layout = layout
         self._num_workers = num_workers
+        self._make_epoch = make_epoch or self._windows
         self._lock = threading.Lock()
-        self._epochs: dict[int, PackedWindows | StreamWindows] = {}
+        self._epochs: dict[int, Epoch] = {}
         self._per_epoch = len(self._epoch(0))
         slots = sequence_length * batch_size
         if store.num_tokens < slots:
@@ -67,8 +83,10 @@ class Loader:
 
     def batch(self, number: int) -> dict[str, Tensor]:
         """The batch with this number."""
-        windows = [self._epoch(epoch).window(place) for epoch, place in self._places(number)]
-        return _tensors(windows, stack=self._layout == "packed")
+        rows = [self._epoch(epoch).row(place) for epoch, place in self._places(number)]
+        if self._layout == "stream":
+            return {name: torch.from_numpy(column) for name, column in rows[0].items()}
+        return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
     def documents(self, number: int) -> list[list[int]]:
         """For each row of this batch its documents by their numbers in the split; ``document_ids`` index them."""
@@ -98,7 +116,7 @@ class Loader:
                 for future in waiting:
                     future.cancel()
 
-    def _epoch(self, epoch: int) -> PackedWindows | StreamWindows:
+    def _epoch(self, epoch: int) -> Epoch:
         with self._lock:
             if epoch not in self._epochs:
                 self._epochs[epoch] = self._make_epoch(epoch)
@@ -107,7 +125,7 @@ class Loader:
                         del self._epochs[old]
             return self._epochs[epoch]
 
-    def _make_epoch(self, epoch: int) -> PackedWindows | StreamWindows:
+    def _windows(self, epoch: int) -> Epoch:
         if self._layout == "packed":
             return PackedWindows(self._store, sequence_length=self._sequence_length, seed=self._seed, epoch=epoch)
         return StreamWindows(
@@ -117,13 +135,3 @@ class Loader:
             seed=self._seed,
             epoch=epoch,
         )
-
-
-def _tensors(windows: list[Window], *, stack: bool) -> dict[str, Tensor]:
-    columns = {
-        "input_ids": [window.input_ids for window in windows],
-        "labels": [window.labels for window in windows],
-        "position_ids": [window.position_ids for window in windows],
-        "document_ids": [window.document_ids for window in windows],
-    }
-    return {name: torch.from_numpy(np.stack(rows) if stack else rows[0]) for name, rows in columns.items()}

@@ -8,7 +8,9 @@ cross it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,13 +34,14 @@ class Window:
 class _Slots:
     """All slots of an epoch, in its order of documents."""
 
-    def __init__(self, store: TokenStore, *, seed: int, epoch: int, shuffle: bool) -> None:
+    def __init__(self, store: TokenStore, *, seed: int, epoch: int, shuffle: bool, more: int = 0) -> None:
+        """``more`` slots a document than it has tokens."""
         self.store = store
         count = store.num_documents
         self.order: Int64Array = np.arange(count, dtype=np.int64)
         if shuffle:
             self.order = numpy_generator(seed, "data.documents", epoch).permutation(count)
-        lengths = np.diff(store.bounds)[self.order]
+        lengths = np.diff(store.bounds)[self.order] + more
         self.starts: Int64Array = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         self.total = int(self.starts[-1])
 
@@ -92,10 +95,67 @@ class PackedWindows:
         self._slots.fill(window, first, min(first + self._length, self._slots.total), origin=first)
         return window
 
+    def row(self, number: int) -> dict[str, Int64Array]:
+        """The same by name."""
+        return vars(self.window(number))
+
     def documents(self, number: int) -> list[list[int]]:
         """The numbers of the documents in the one row of this window."""
         first = int(self._order[number]) * self._length
         return [self._slots.documents(first, min(first + self._length, self._slots.total))]
+
+
+class Piece(NamedTuple):
+    """A part of one document: tokens ``first`` to ``stop`` of the store, without the end token.
+
+    ``last`` says whether the document ends with it.
+    """
+
+    document: int
+    first: int
+    stop: int
+    last: bool
+
+
+class PieceWindows:
+    """One epoch as shuffled windows of pieces that get marks of their own, as BERT's [CLS] piece [SEP].
+
+    A document of n tokens, the end token among them, stands for n - 1 + ``marks`` slots: the first mark, the text, the
+    others. Windows are cut every ``sequence_length - marks`` slots, so that every token of the text is in one piece and
+    the pieces of a window, each with all its marks, fill ``sequence_length`` columns but for ``marks`` at most, in
+    windows that end where a document does.
+    """
+
+    def __init__(
+        self, store: TokenStore, *, sequence_length: int, marks: int, seed: int, epoch: int, shuffle: bool = True
+    ) -> None:
+        self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle, more=marks - 1)
+        self._length = sequence_length - marks
+        count = -(-self._slots.total // self._length)
+        self._order: Int64Array = np.arange(count, dtype=np.int64)
+        if shuffle:
+            self._order = numpy_generator(seed, "data.windows", epoch).permutation(count)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def pieces(self, number: int) -> list[Piece]:
+        """The pieces of the window at this place of the epoch's order; none is empty."""
+        slots, bounds = self._slots, self._slots.store.bounds
+        first = int(self._order[number]) * self._length
+        stop = min(first + self._length, slots.total)
+        begin, end = np.searchsorted(slots.starts, first, side="right") - 1, np.searchsorted(slots.starts, stop)
+        documents, starts = slots.order[begin:end], slots.starts[begin:end]
+        sizes = bounds[documents + 1] - bounds[documents] - 1
+        low = np.maximum(first - starts - 1, 0)
+        high = np.minimum(stop - starts - 1, sizes)
+        columns = (documents, bounds[documents] + low, bounds[documents] + high, high == sizes)
+        pieces = itertools.starmap(Piece, zip(*(column.tolist() for column in columns), strict=True))
+        return [piece for piece in pieces if piece.first < piece.stop]
+
+    def documents(self, number: int) -> list[list[int]]:
+        """The numbers of the documents in the one row of this window."""
+        return [[piece.document for piece in self.pieces(number)]]
 
 
 class StreamWindows:
@@ -127,6 +187,10 @@ class StreamWindows:
             )
             self._slots.fill(row, first, stop, origin=origin)
         return window
+
+    def row(self, number: int) -> dict[str, Int64Array]:
+        """The same by name."""
+        return vars(self.window(number))
 
     def documents(self, number: int) -> list[list[int]]:
         """The numbers of the documents in each row of this window."""

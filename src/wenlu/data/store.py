@@ -3,7 +3,7 @@
     STORE/
       tokenizer/                    the tokenizer that made the ids
       train.bin                     token ids of all documents one after another, little-endian uint16 or uint32
-      train.index.safetensors       bounds, original_bytes, characters, languages, lossless: one value a document
+      train.index.safetensors       bounds, original_bytes, characters, languages, lossless, files: a value a document
       validation.bin  ...  test.bin  ...
       store.json                    format, data type, end token, language names, digests of splits and tokenizer
       data.json                     where it came from: what was read, dropped, cut, replaced, and why
@@ -53,6 +53,7 @@ class DocumentIndex:
     characters: Int64Array  # characters of the cleaned text
     languages: npt.NDArray[np.uint16]  # index into the language names
     lossless: npt.NDArray[np.bool_]  # False: the tokens do not decode to the cleaned text
+    files: npt.NDArray[np.uint32] | None = None  # number of the file it came from; None: packed before this was kept
 
 
 class TokenStore:
@@ -75,6 +76,7 @@ class TokenStore:
         self.characters = index.characters
         self.languages = index.languages
         self.lossless = index.lossless
+        self.files = index.files
         self.language_names = tuple(language_names)
         self.end_id = end_id
         self.vocab_size = vocab_size
@@ -93,7 +95,7 @@ class TokenStore:
         vocab_size: int,
         original_bytes: Sequence[int] | None = None,
     ) -> TokenStore:
-        """A store in memory from token ids; each document must end with ``end_id``. Bytes default to 3 a token."""
+        """A store in memory, of one file; each document must end with ``end_id``. Bytes default to 3 a token."""
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         bounds = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         tokens = np.array([token for document in documents for token in document], dtype=token_dtype(vocab_size))
@@ -105,6 +107,7 @@ class TokenStore:
             characters=sizes.copy(),
             languages=np.zeros(count, dtype=np.uint16),
             lossless=np.ones(count, dtype=np.bool_),
+            files=np.zeros(count, dtype=np.uint32),
         )
         digest = hashlib.sha256(tokens.tobytes() + bounds.tobytes()).hexdigest()
         return cls(tokens, index, end_id=end_id, vocab_size=vocab_size, fingerprint=digest)
@@ -196,7 +199,8 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenStore:
     token_file, index_file = path / f"{name}.bin", path / f"{name}.index.safetensors"
     columns = load_file(index_file)
-    index = DocumentIndex(**{column.name: columns[column.name] for column in fields(DocumentIndex)})
+    kept = [column.name for column in fields(DocumentIndex) if column.name != "files" or "files" in columns]
+    index = DocumentIndex(**{name: columns[name] for name in kept})
     vocab_size, end_id, names = header["vocab_size"], header["end_id"], header["languages"]
     if not (isinstance(vocab_size, int) and isinstance(end_id, int) and isinstance(names, list)):
         raise ValueError("store.json: vocab_size, end_id or languages")

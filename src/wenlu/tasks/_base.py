@@ -1,25 +1,31 @@
 """What every task is: the protocol, and the records that pass between a task, the trainer and the evaluator.
 
 A pre-training objective is a task whose examples are windows of a corpus. A module of this folder offers
-``create(settings: TaskSettings) -> Task``; the module's name is the task's name.
+``create(settings) -> Task`` and ``SETTINGS``, the class of its ``[task]`` table; its name is the task's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.tokenization.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from wenlu.data.loader import Epoch
+    from wenlu.data.store import TokenStore
+
 IGNORE_INDEX = -100
 """The label of a position that is not a target."""
 
 Batch = dict[str, Tensor]
 """Tensors of one micro-batch under the field's names: input_ids, labels, position_ids, document_ids, attention_mask."""
+
+Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 
 ExampleT = TypeVar("ExampleT")
 FeaturesT = TypeVar("FeaturesT")
@@ -97,6 +103,63 @@ class Objective(Protocol):
 
     def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
         """The named terms of one micro-batch."""
+
+
+class Encoder(Protocol):
+    """The calls of an encoder that objectives make; see ``wenlu.models.transformer``."""
+
+    def hidden(
+        self, input_ids_BS: Tensor, *, positions: Tensor, segments: Tensor | None, document_ids: Tensor
+    ) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def pooled(self, hidden_BSD: Tensor) -> Tensor: ...
+
+
+class EncoderDecoder(Protocol):
+    """The calls of an encoder-decoder that objectives make."""
+
+    def encode(self, input_ids_BS: Tensor, *, mask: Tensor | None) -> Tensor: ...
+
+    def hidden(self, input_ids_BS: Tensor, *, memory: Tensor, memory_mask: Tensor | None) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class CorpusObjective(Protocol):
+    """An objective that makes rows of its own of a corpus; any other reads packed windows of next tokens.
+
+    ``architecture`` is what it trains. Every random draw of a row depends on (seed, number of the row in the run).
+    """
+
+    architecture: Architecture
+
+    def special_tokens(self) -> tuple[str, ...]:
+        """What a tokenizer that is trained for it needs besides its own special tokens."""
+
+    def epoch(
+        self,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        *,
+        sequence_length: int,
+        seed: int,
+        epoch: int,
+        shuffle: bool = True,
+    ) -> Epoch:
+        """One epoch of rows of ``sequence_length`` columns.
+
+        Raises:
+            TokenizerError: ``tasks.token_missing`` when the vocabulary lacks a special token.
+        """
+
+    def predict(self, module: nn.Module, batch: Batch) -> Sequence[object]:
+        """One part for each row of the batch, in order."""
+
+    def scores(self, parts: Sequence[object]) -> dict[str, Score]:
+        """What the parts of held-out rows come to; ``loss`` is among it."""
 
 
 class Task(Objective, Protocol[ExampleT, FeaturesT, PartT, PredictionT]):

@@ -12,8 +12,8 @@ from torch import nn
 
 from wenlu.core.settings import refuse_outside
 from wenlu.models.config import Cache, LanguageModel
-from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Finding, Loss, Score, Skip, TaskSettings, Term
-from wenlu.tasks._chunked import chunked_cross_entropy
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Finding, Loss, Score, Skip, TaskSettings
+from wenlu.tasks._targets import cross_entropy, guesses
 from wenlu.tokenization.tokenizer import Tokenizer
 
 
@@ -41,14 +41,11 @@ class CausalLM:
 
     def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
         """The documents in a random order."""
-        for index in torch.randperm(len(source), generator=generator).tolist():
-            yield source[index]
+        return shuffled(source, generator)
 
     def check(self, rows: Sequence[str]) -> Iterator[Finding]:
         """Only an empty document is wrong."""
-        for number, row in enumerate(rows, start=1):
-            if not row.strip():
-                yield Finding("tasks.empty_document", str(number))
+        return empty_documents(rows)
 
     def build(self, model: nn.Module) -> nn.Module:
         """A language model is its own head."""
@@ -89,20 +86,8 @@ class CausalLM:
         hidden_BSD = model.hidden(
             batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"], cache=cache
         )
-        labels = batch["labels"].flatten()
-        hidden_ND = hidden_BSD.flatten(0, 1)
-        targets = labels != IGNORE_INDEX
-        count = int(targets.sum())
-        if count < len(labels):
-            hidden_ND, labels = hidden_ND[targets], labels[targets]
-        total = chunked_cross_entropy(
-            hidden_ND,
-            labels,
-            model.logits,
-            rows=self.settings.chunk_rows,
-            parameters=[parameter for parameter in module.parameters() if parameter.requires_grad],
-        )
-        return {"cross_entropy": Term(total, count)}
+        labels_BS, chunk_rows = batch["labels"], self.settings.chunk_rows
+        return {"cross_entropy": cross_entropy(module, model.logits, hidden_BSD, labels_BS, chunk_rows=chunk_rows)}
 
     @torch.no_grad()
     def predict(self, module: nn.Module, batch: Batch) -> list[Part]:
@@ -111,17 +96,8 @@ class CausalLM:
         hidden_BSD = model.hidden(
             batch["input_ids"], positions=batch["position_ids"], document_ids=batch["document_ids"]
         )
-        parts = []
-        for hidden_SD, labels_S in zip(hidden_BSD, batch["labels"], strict=True):
-            targets = labels_S != IGNORE_INDEX
-            kept_ND, labels_N = hidden_SD[targets], labels_S[targets]
-            found: list[float] = []
-            for start in range(0, len(labels_N), self.settings.chunk_rows):
-                rows = slice(start, start + self.settings.chunk_rows)
-                log_probs = torch.log_softmax(model.logits(kept_ND[rows]).float(), dim=-1)
-                found += log_probs.gather(-1, labels_N[rows, None])[:, 0].tolist()
-            parts.append(Part(found))
-        return parts
+        found = guesses(model.logits, hidden_BSD, batch["labels"], chunk_rows=self.settings.chunk_rows)
+        return [Part(part.log_probs.tolist()) for part in found]
 
     def merge(self, parts: Sequence[Part]) -> list[float]:
         """The log-probabilities of a document's tokens."""
@@ -135,6 +111,22 @@ class CausalLM:
             "loss": Score(loss, "mean -ln p over all tokens, end of text included", count),
             "perplexity": Score(math.exp(loss), "exp(loss)", count),
         }
+
+
+def shuffled(source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
+    """The documents in a random order."""
+    for index in torch.randperm(len(source), generator=generator).tolist():
+        yield source[index]
+
+
+def empty_documents(rows: Sequence[str]) -> Iterator[Finding]:
+    """The findings of a corpus in which only an empty document is wrong."""
+    for number, row in enumerate(rows, start=1):
+        if not row.strip():
+            yield Finding("tasks.empty_document", str(number))
+
+
+SETTINGS = TaskSettings
 
 
 def create(settings: TaskSettings) -> CausalLM:

@@ -209,18 +209,27 @@ def _documents(
     """
     batch = loader.batch(number)
     trainer.model.eval()
+    apart = "document_ids" in batch  # else the documents of a row are read together, and the first one names them
+    places = batch.get("document_ids", torch.zeros_like(batch["labels"]))
     for row, documents in enumerate(loader.documents(number)):
-        for piece, document in enumerate(documents):
-            columns = (batch["document_ids"][row] == piece).nonzero().squeeze(1)
+        for piece, document in enumerate(documents if apart else documents[:1]):
+            kept = (
+                batch["document_ids"][row] == piece
+                if apart
+                else torch.ones_like(batch["labels"][row], dtype=torch.bool)
+            )
+            columns = kept.nonzero().squeeze(1)
             begin, end = int(columns[0]), int(columns[-1]) + 1
             labels = batch["labels"][row, begin:end]
-            if trainer.carried is None:
+            if not apart:
+                part = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+            elif trainer.carried is None:
                 part = {name: tensor[row : row + 1, begin:end] for name, tensor in batch.items()}
             else:
                 trainer.carried.load_tensors(before)
                 part = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
                 part["labels"][row, begin:end] = labels
-            ids = labels.tolist()
+            ids = labels[labels != IGNORE_INDEX].tolist()
             shown = " ".join(map(str, ids))
             yield DocumentLoss(number, row, document, len(ids), _loss(trainer, part), shown, decode(ids))
 

@@ -27,6 +27,8 @@ from wenlu.core.settings import DEFAULT, Resolved, load, to_toml
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
 from wenlu.models.device import device_of
+from wenlu.tasks._base import CorpusObjective
+from wenlu.tasks._held_out import held_out
 from wenlu.training.compilation import compiler_errors, uncompiled
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
@@ -318,7 +320,7 @@ class Consumer:
         if self.scored != (step, tokens):
             self.scores = self._scores(limit)
             self.scored = (step, tokens)
-            names = ("loss", "bits_per_byte")
+            names = ("loss", "bits_per_byte", "accuracy", "pair_accuracy")
             shown = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items() if name in names)
             notice("training.evaluated", step=step, scores=shown)
         scores, seconds = self.scores, time.perf_counter() - started
@@ -338,6 +340,10 @@ class Consumer:
         context = settings.context or self.settings.train.sequence_length
         self.prepared.model.eval()
         with self.stop.interrupting(), uncompiled(self.settings.train.compile):
+            if isinstance(task := self.prepared.task, CorpusObjective):
+                tokenizer, length = self.prepared.store.tokenizer, self.settings.train.sequence_length
+                model = self.prepared.model
+                return held_out(task, model, store, tokenizer, sequence_length=length, max_tokens=limit).values()
             return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
 
     def save(self, step: int) -> None:

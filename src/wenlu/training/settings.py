@@ -101,9 +101,10 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides a run."""
+    """Everything that decides a run. The task's name chooses the class of its table: ``SETTINGS`` of its file."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    PLUGIN_TABLES: ClassVar[dict[str, str]] = {"task": "wenlu.tasks"}
 
     data: DataSettings = field(default_factory=DataSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)

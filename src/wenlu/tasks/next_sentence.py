@@ -1,0 +1,258 @@
+"""BERT's mixture: masked tokens, and whether the second part of a pair follows the first (Devlin et al. 2019, 3.1).
+
+A row holds as many pairs ``[CLS] A [SEP] B [SEP]`` as fit, each in isolation. A and B are a piece of a document cut in
+two where a sentence begins. Where B does not follow, ``next_sentence`` puts text from somewhere else in its place: from
+the same source, which is the file and the language that a document came from, so that neither topic nor language gives
+the answer away; ``sentence_order`` exchanges the two (Lan et al. 2020, section 3.1).
+
+Nor may the form of B give it away. Both kinds of B begin where a sentence does, if one does, have the length that both
+could have, and end wherever they end, but not with their document; parts that are exchanged begin and end with whole
+sentences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wenlu.core.errors import DataError
+from wenlu.core.settings import refuse_outside
+from wenlu.data.packing import Piece, PieceWindows
+from wenlu.data.store import Int64Array, TokenStore
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
+from wenlu.tasks._masking import MaskSettings
+from wenlu.tasks._rows import DrawnRows, Row, fill
+from wenlu.tasks._targets import Guesses
+from wenlu.tasks._vocabulary import Vocabulary
+from wenlu.tasks.masked_lm import MaskedLM, hidden_states, joined
+from wenlu.tokenization.tokenizer import Tokenizer
+
+IS_NEXT, IS_OTHER = 0, 1
+"""Labels of a pair, those of the published models."""
+
+_LEAST = 16  # tokens of a piece that is made a pair
+_CANDIDATES = 4  # places that are looked at for a B of another place
+_LOOKED = 64  # tokens in which a sentence's beginning is looked for
+
+
+@dataclass(frozen=True)
+class PairSettings(MaskSettings):
+    """The ``[task]`` table: what ``masked_lm`` has, and the kind of pairs.
+
+    ``negative_rate`` of the pairs do not follow; the loss of pairs counts ``pair_weight`` times.
+    """
+
+    name: str = "next_sentence"
+    pairs: Literal["next_sentence", "sentence_order"] = "next_sentence"
+    negative_rate: float = 0.5
+    pair_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds = {"0 < x < 1": ("negative_rate",), "> 0": ("pair_weight",)}
+        refuse_outside("training.range", "task", self, bounds)
+
+
+class NextSentence(MaskedLM):
+    """The task; see ``tasks/_base.py`` for what each method means."""
+
+    settings: PairSettings
+
+    def __init__(self, settings: PairSettings | None = None) -> None:
+        super().__init__(settings or PairSettings())
+
+    def epoch(
+        self,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        *,
+        sequence_length: int,
+        seed: int,
+        epoch: int,
+        shuffle: bool = True,
+    ) -> DrawnRows[PieceWindows]:
+        """Rows as of ``masked_lm``, with segment_ids, and pair_labels at the start of each pair.
+
+        Raises:
+            DataError: ``tasks.no_sources`` for a store that does not say which files its documents came from.
+        """
+        vocabulary = Vocabulary.of(tokenizer)
+        self._marks(vocabulary)
+        sources = Sources(store) if self.settings.pairs == "next_sentence" else None
+
+        def make(windows: PieceWindows, number: int, generator: np.random.Generator) -> Row:
+            pairs = [self._pair(piece, store, sources, vocabulary, generator) for piece in windows.pieces(number)]
+            row = self._pair_row(pairs, vocabulary, generator)
+            return fill(row, dict.fromkeys(row, sequence_length))
+
+        windows = PieceWindows(store, sequence_length=sequence_length, marks=3, seed=seed, epoch=epoch, shuffle=shuffle)
+        return DrawnRows(windows, make, seed=seed, epoch=epoch)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The numbers of masked tokens and of pairs."""
+        return super().counts(batch) | {"next_sentence": int((batch["pair_labels"] != IGNORE_INDEX).sum())}
+
+    def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
+        """Two terms: ``masked_lm``, and ``next_sentence``, the sum of -ln p over the pairs."""
+        hidden_BSD = hidden_states(module, batch)
+        logits_N2, labels_N = _pair_logits(module, hidden_BSD, batch["pair_labels"])
+        total = F.cross_entropy(logits_N2.float(), labels_N, reduction="sum")
+        pairs = Term(total, len(labels_N), self.settings.pair_weight)
+        return {"masked_lm": self._masked(module, hidden_BSD, batch), "next_sentence": pairs}
+
+    @torch.no_grad()
+    def predict(self, module: nn.Module, batch: Batch) -> list[Guesses]:
+        """What the model makes of the masked tokens and of the pairs."""
+        hidden_BSD, parts = hidden_states(module, batch), []
+        for row, part in enumerate(self._guesses(module, hidden_BSD, batch)):
+            logits_N2, labels_N = _pair_logits(module, hidden_BSD[row : row + 1], batch["pair_labels"][row : row + 1])
+            log_probs = torch.log_softmax(logits_N2.float(), dim=-1)
+            found = log_probs.gather(-1, labels_N[:, None])[:, 0].double().cpu().numpy()
+            pairs = Guesses(found, log_probs.argmax(dim=-1).cpu().numpy(), labels_N.cpu().numpy())
+            parts.append(replace(part, pairs=pairs))
+        return parts
+
+    def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
+        """Those of the masked tokens, and loss and accuracy of the pairs."""
+        pairs = [part.pairs for part in parts if part.pairs is not None]
+        count = sum(len(pair.labels) for pair in pairs)
+        hits = sum(int((pair.guesses == pair.labels).sum()) for pair in pairs)
+        nats = -math.fsum(float(pair.log_probs.sum()) for pair in pairs)
+        kind = "pairs, other parts from the same file and language"
+        if self.settings.pairs == "sentence_order":
+            kind = "pairs, in order or exchanged"
+        return super().scores(parts) | {
+            "pair_loss": Score(nats / max(count, 1), f"mean -ln p over {kind}", count),
+            "pair_accuracy": Score(hits / max(count, 1), f"share of {kind}, that are told apart", count),
+        }
+
+    def _row(self, texts: Sequence[Int64Array], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
+        """Rows of documents that stand alone: in order or exchanged, as there is nothing else to put in."""
+        pairs = [self._ordered(text, vocabulary, generator) for text in texts]
+        return self._pair_row(pairs, vocabulary, generator)
+
+    def _pair_row(self, pairs: Sequence[Pair], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
+        _, start, separator = self._marks(vocabulary)
+        pieces, segments, labels = [], [], []
+        for first, second, label in pairs:
+            ids = [np.array([start]), first, np.array([separator]), second, np.array([separator])]
+            whole = np.concatenate(ids if len(second) else ids[:3])
+            pieces.append(whole)
+            segments.append((np.arange(len(whole)) >= len(first) + 2).astype(np.int64))
+            labels.append(np.append(label, np.full(len(whole) - 1, IGNORE_INDEX)))
+        row = joined(pieces)
+        row |= {"segment_ids": np.concatenate(segments), "pair_labels": np.concatenate(labels)}
+        return row | self._hide(row["input_ids"], row["document_ids"], vocabulary, generator)
+
+    def _pair(
+        self,
+        piece: Piece,
+        store: TokenStore,
+        sources: Sources | None,
+        vocabulary: Vocabulary,
+        generator: np.random.Generator,
+    ) -> Pair:
+        text = store.read(piece.first, piece.stop)
+        if sources is None:
+            return self._ordered(text, vocabulary, generator)
+        if len(text) < _LEAST:
+            return text, text[:0], IGNORE_INDEX
+        cut = _cut(text, vocabulary, generator)
+        other = sources.text(piece, len(text) - cut, vocabulary, generator)
+        is_other = generator.random() < self.settings.negative_rate
+        length = min(len(text) - cut, len(other))
+        if piece.last:  # a B that ends with its document would be known by it
+            length -= int(generator.integers(1, max(2, length // 4)))
+        if length < 1:
+            return text, text[:0], IGNORE_INDEX
+        second = other if is_other else text[cut:]
+        return text[:cut], second[:length], IS_OTHER if is_other else IS_NEXT
+
+    def _ordered(self, text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> Pair:
+        """Two parts of whole sentences, in order or exchanged; one part where there are not two."""
+        ends = np.flatnonzero(vocabulary.ends_sentence[text]) + 1
+        if len(ends) < 3 or len(text) < _LEAST:
+            return text, text[:0], IGNORE_INDEX
+        cut = ends[1:-1][np.argmin(np.abs(ends[1:-1] - _place(text, generator)))]
+        first, second = text[ends[0] : cut], text[cut : ends[-1]]
+        if generator.random() < self.settings.negative_rate:
+            return second, first, IS_OTHER
+        return first, second, IS_NEXT
+
+
+Pair = tuple[Int64Array, Int64Array, int]
+"""The two parts and the label; an empty second part is no pair."""
+
+
+class Sources:
+    """Where the text of a pair may come from: the documents of one file in one language are a source."""
+
+    def __init__(self, store: TokenStore) -> None:
+        if store.files is None:
+            raise DataError("tasks.no_sources")
+        keys = store.files.astype(np.int64) * len(store.language_names) + store.languages
+        self._store = store
+        self._order: Int64Array = np.argsort(keys, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum((np.diff(store.bounds) - 1)[self._order])])
+        _, first, inverse = np.unique(keys[self._order], return_index=True, return_inverse=True)
+        stops = np.append(first[1:], len(keys))
+        self._range = np.empty((len(keys), 2), dtype=np.int64)  # of a document: its source's tokens, in the order
+        self._range[self._order] = np.stack([self._starts[first], self._starts[stops]], axis=1)[inverse]
+
+    def text(self, piece: Piece, most: int, vocabulary: Vocabulary, generator: np.random.Generator) -> Int64Array:
+        """At most ``most`` tokens from another place of the piece's source, from where a sentence begins.
+
+        Every token is as likely to be near; of some places that which has most text behind it is taken. Empty where
+        the source has no other text.
+        """
+        low, high = self._range[piece.document].tolist()
+        places = generator.integers(low, high, size=_CANDIDATES)
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        documents = self._order[numbers]
+        begins = self._store.bounds[documents] + places - self._starts[numbers]
+        ends = self._store.bounds[documents + 1] - 1
+        begins = np.minimum(begins, np.maximum(ends - most - _LOOKED, self._store.bounds[documents]))
+        apart = (documents != piece.document) | (begins >= piece.stop) | (begins + most + _LOOKED <= piece.first)
+        room = np.where(apart, np.minimum(ends - begins, most + _LOOKED), 0)
+        best = int(np.argmax(room))
+        text = self._store.read(int(begins[best]), int(begins[best] + room[best]))
+        return text[_sentence_start(text, vocabulary, max(0, len(text) - most)) :][:most]
+
+
+def _place(text: Int64Array, generator: np.random.Generator) -> int:
+    """Somewhere in the middle half of a text."""
+    return int(generator.integers(len(text) // 4, max(len(text) * 3 // 4, len(text) // 4 + 1)))
+
+
+def _cut(text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> int:
+    """Where a sentence begins behind a place in the middle, or that place."""
+    place = _place(text, generator)
+    return place + _sentence_start(text[place:], vocabulary, min(_LOOKED, len(text) - place - 1))
+
+
+def _sentence_start(text: Int64Array, vocabulary: Vocabulary, within: int) -> int:
+    """The first place, among so many, at which a sentence begins; 0 when there is none."""
+    ends = np.flatnonzero(vocabulary.ends_sentence[text[:within]])
+    return int(ends[0]) + 1 if len(ends) else 0
+
+
+def _pair_logits(module: nn.Module, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, 2) and labels (N) of the pairs, from the states of their first tokens."""
+    at = labels_BS != IGNORE_INDEX
+    pooled_ND = cast(Encoder, module).pooled(hidden_BSD[at][:, None])
+    return module.head.next_sentence(pooled_ND), labels_BS[at]  # type: ignore[union-attr,operator]
+
+
+SETTINGS = PairSettings
+
+
+def create(settings: PairSettings) -> NextSentence:
+    """The task with these settings."""
+    return NextSentence(settings)
