@@ -107,15 +107,22 @@ def write_file_atomically(path: Path, data: bytes | str) -> None:
     Raises:
         RunError: the disk is full, read-only, failing or not ours; the old file is as it was.
     """
+    content = data.encode() if isinstance(data, str) else data
+    publish_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def publish_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` write a file under a temporary name, then replace ``path`` by it in one step.
+
+    Raises:
+        RunError: the disk is full, read-only, failing or not ours; the old file is as it was.
+    """
     path = Path(path)
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    content = data.encode() if isinstance(data, str) else data
     try:
         make_directory(path.parent)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write(temporary)
+        _flush_file(temporary)
         temporary.replace(path)
         flush_directory(path.parent)
     except OSError as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from wenlu.core.errors import CheckpointError, RunError
+from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
 from wenlu.core.locking import hold
 from wenlu.core.log import notice, warn
 from wenlu.core.publication import MANIFEST as MANIFEST
@@ -267,7 +268,7 @@ def newest_run(root: Path = RUNS) -> Path:
 def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
     """The model directory that a user means by ``DIR | RUN | NAME``; None is the newest finished run, announced.
 
-    Of a run: its final model, else its best checkpoint, else its newest whole one.
+    Of a run: its final model, else its best checkpoint, else its newest whole one. A GGUF file stands for itself.
 
     Raises:
         CheckpointError: ``core.no_run``, ``core.model_not_found``, ``core.run_has_no_model`` or ``core.not_a_model``.
@@ -275,6 +276,8 @@ def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
     if where is None:
         path = newest_run(root)
         notice("core.newest_run_taken", path=path)
+    elif Path(where).suffix == GGUF_SUFFIX and Path(where).is_file():
+        return Path(where)
     else:
         path = next((path for path in (Path(where), root / where) if path.is_dir()), None) or _missing(where, root)
     if is_run(path):

@@ -188,7 +188,7 @@ def save(settings: GenerationSettings, directory: Path, *, end_id: int, pad_id: 
 
 
 def load(directory: Path) -> GenerationSettings:
-    """Read ``generation_config.json`` of a model directory; without the file, the defaults.
+    """Read ``generation_config.json`` of a model directory; without the file, and of a GGUF file, the defaults.
 
     Raises:
         CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind.
@@ -196,7 +196,7 @@ def load(directory: Path) -> GenerationSettings:
     path = directory / FILE_NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return GenerationSettings()
     except (ValueError, OSError) as error:
         raise CheckpointError("generation.bad_file", where=str(path), found=str(error)) from error

@@ -9,6 +9,7 @@ from torch import nn
 
 from wenlu.core import plugins
 from wenlu.core.errors import CheckpointError
+from wenlu.models import gguf
 from wenlu.models.build import FAMILIES, family
 from wenlu.models.families._files import read_config
 
@@ -27,14 +28,14 @@ def save_model(model: nn.Module, directory: Path) -> None:
 
 
 def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The model of a directory, in evaluation mode, every one of its tensors accounted for.
+    """The model of a directory or of a GGUF file, in evaluation mode, every one of its tensors accounted for.
 
     Weights in the wanted type are mapped from the file and not copied.
 
     Raises:
         CheckpointError: a file is missing, damaged, pickled or not of a kind known here, or tensors do not fit.
     """
-    hf = read_config(directory)
+    hf = gguf.read_config(directory) if gguf.is_gguf(directory) else read_config(directory)
     model_type = hf.get("model_type")
     names = plugins.names(FAMILIES)
     if not isinstance(model_type, str) or model_type.removeprefix(OWN_PREFIX) not in names:

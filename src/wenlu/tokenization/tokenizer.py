@@ -20,7 +20,8 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import pre_tokenizers
 
 from wenlu.core.errors import TokenizerError
-from wenlu.tokenization import hf, longtext, training
+from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
+from wenlu.tokenization import gguf, hf, longtext, training
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, TokenizerKind, TokenizerSettings
 from wenlu.tokenization.offsets import with_joined_marks
 from wenlu.tokenization.parallelism import make_forks_safe
@@ -106,14 +107,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path, *, side: hf.Side = "source") -> Tokenizer:
-        """Read a directory that ``save`` or a Hugging Face library wrote; what is read: see ``hf``.
+        """Read a directory that ``save`` or a Hugging Face library wrote, or a GGUF file; what is read: see ``hf``.
 
         Marian has two tokenizers with the same ids, for the ``side`` that is translated and for the translation.
 
         Raises TokenizerError when there is no such directory or its files cannot be used.
         """
         make_forks_safe()
-        files = hf.read(directory, side=side)
+        files = gguf.read(directory) if directory.suffix == GGUF_SUFFIX else hf.read(directory, side=side)
         return cls(
             files.library,
             end_token=files.end_token,

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wenlu.core.errors import CheckpointError
+from wenlu.models import gguf
+from wenlu.models.gguf import is_gguf
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
@@ -27,7 +29,7 @@ class HFConfig:
 
     def __init__(self, values: Mapping[str, object], path: Path) -> None:
         self.values = values
-        self.path = path
+        self.path = path.parent if path.parent.is_file() else path  # a GGUF file says itself what a config.json would
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A required integer, unless a default is given; null counts as not given."""
@@ -106,19 +108,20 @@ class HFConfig:
 
 
 class Weights:
-    """The tensors of a directory, in one file or in shards, read from memory maps."""
+    """The tensors of a directory, in one file or in shards, or of a GGUF file, read from memory maps."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.files = _files_of_tensors(directory)
+        self.files = {} if is_gguf(directory) else _files_of_tensors(directory)
         self.stack = ExitStack()
-        self.open: dict[Path, safe_open] = {}
+        self.open: dict[Path, safe_open | gguf.Tensors] = {}
 
     def __enter__(self) -> Weights:
         for path in sorted(set(self.files.values())):
             self._open(path)
         if not self.files:  # one file without an index
-            self.files = dict.fromkeys(self._open(self.directory / WEIGHTS).keys(), self.directory / WEIGHTS)  # type: ignore[no-untyped-call]
+            path = self.directory if is_gguf(self.directory) else self.directory / WEIGHTS
+            self.files = dict.fromkeys(self._open(path).keys(), path)
         return self
 
     def __exit__(
@@ -135,13 +138,16 @@ class Weights:
         """One tensor, in the type of the file, mapped and not copied."""
         path = self.files[name]
         try:
-            tensor: Tensor = self.open[path].get_tensor(name)  # type: ignore[no-untyped-call]
+            tensor: Tensor = self.open[path].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
         return tensor
 
-    def _open(self, path: Path) -> safe_open:
+    def _open(self, path: Path) -> safe_open | gguf.Tensors:
         if path not in self.open:
+            if is_gguf(path):
+                self.open[path] = self.stack.enter_context(gguf.Tensors(path))
+                return self.open[path]
             try:
                 self.open[path] = self.stack.enter_context(safe_open(path, framework="pt"))
             except FileNotFoundError as error:

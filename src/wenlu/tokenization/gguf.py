@@ -1,0 +1,176 @@
+"""The tokenizer of a GGUF file, and what a GGUF file says of one of ours.
+
+llama.cpp knows the rules that cut a text by name, one name for each published tokenizer; the names here are those whose
+rules are known to be the same. ``default`` and no name mean GPT-2's rules, as transformers reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from wenlu.core.errors import TokenizerError, WenluError
+from wenlu.core.gguf import Header, read_header
+from wenlu.tokenization import sentencepiece_files
+from wenlu.tokenization.hf import Files, add_template
+from wenlu.tokenization.kinds import QWEN2_PATTERN
+
+LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+GPT2, LLAMA3, QWEN2, SMOLLM = "gpt-2", "llama-bpe", "qwen2", "smollm"
+_SAME_RULES: Final = {
+    GPT2: ("", "default", "gpt-2", "phi-2", "olmo", "jais", "mpt"),
+    LLAMA3: ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"),
+    QWEN2: ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"),
+    SMOLLM: ("smollm", "starcoder", "refact", "command-r", "codeshell"),
+}
+_WHOLE_WORDS = LLAMA3  # its words that are tokens are taken whole, whatever the merges say
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # the kinds of tokens in a file
+_ROLES = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+
+
+def read(path: Path) -> Files:
+    """Read the tokenizer of a GGUF file with its special tokens and chat template.
+
+    Raises:
+        TokenizerError: ``gguf_unsupported`` for a kind or for rules that are not known here, ``unreadable``,
+            ``no_end_token``.
+        CheckpointError: ``core.gguf_*``.
+    """
+    header = read_header(path)
+    tokens = header.texts("tokenizer.ggml.tokens")
+    kinds = header.integers("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    if not tokens or len(kinds) != len(tokens):
+        header.refuse("tokenizer.ggml.token_type", len(kinds), len(tokens) or "1 ...")
+    roles = {role: token for role, key in _ROLES.items() if (token := _token(header, key, tokens)) is not None}
+    end = roles.get("eos_token")
+    if end is None:
+        raise TokenizerError("tokenization.no_end_token", path=path, candidates=_ROLES["eos_token"])
+    kind = header.text("tokenizer.ggml.model")
+    try:
+        if kind == "gpt2":
+            library = _byte_level(header, tokens, kinds)
+        elif kind == "llama":
+            library = _sentencepiece(header, tokens, kinds)
+        else:
+            raise TokenizerError("tokenization.gguf_unsupported", path=path, found=kind, known="gpt2, llama")
+    except WenluError:
+        raise
+    except Exception as error:  # the library raises bare Exception for a broken vocabulary
+        raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
+    library.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in roles.values()])
+    begins = header.boolean("tokenizer.ggml.add_bos_token", default=kind == "llama")
+    ends = header.boolean("tokenizer.ggml.add_eos_token", default=False)
+    if begins or ends:
+        add_template(library, "", {**roles, "add_bos_token": begins, "add_eos_token": ends})
+    template = header.text("tokenizer.chat_template") or None
+    return Files(library, end, roles.get("pad_token", end), roles.get("unk_token"), roles, template)
+
+
+def describe(description: Mapping[str, object], *, size: int, where: Path) -> dict[str, object]:
+    """The keys ``tokenizer.ggml.*`` of a tokenizer (tokenizer.json, parsed) for a model with ``size`` embeddings.
+
+    A byte-level BPE only, with rules that llama.cpp knows; its normalization, NFC at most, is not part of a file.
+
+    Raises:
+        TokenizerError: ``gguf_unsupported``.
+    """
+    model = cast(dict[str, object], description["model"])
+    normalizer = cast("dict[str, object] | None", description["normalizer"])
+    rules = _plain(description["pre_tokenizer"])
+    name = next((name for name in _SAME_RULES if _plain(_described(name)) == rules), None)
+    if model["type"] != "BPE" or name is None or (normalizer and normalizer["type"] != "NFC"):
+        found = f"{model['type']}, {json.dumps(rules, ensure_ascii=False)[:200]}"
+        raise TokenizerError("tokenization.gguf_unsupported", path=where, found=found, known=", ".join(_SAME_RULES))
+    tokens, kinds = [f"[PAD{id}]" for id in range(size)], [_UNUSED] * size
+    for token, id in cast(dict[str, int], model["vocab"]).items():
+        tokens[id], kinds[id] = token, _NORMAL
+    for added in cast(list[dict[str, object]], description["added_tokens"]):
+        id = cast(int, added["id"])
+        tokens[id], kinds[id] = str(added["content"]), _CONTROL if added["special"] else _USER_DEFINED
+    merges = cast(Sequence[object], model["merges"])
+    return {
+        "model": "gpt2",
+        "pre": name,
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": [merge if isinstance(merge, str) else " ".join(cast(Sequence[str], merge)) for merge in merges],
+    }
+
+
+def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
+    rules = header.text("tokenizer.ggml.pre")
+    name = next((name for name, same in _SAME_RULES.items() if rules in same), None)
+    if name is None:
+        known = ", ".join(rule for same in _SAME_RULES.values() for rule in same if rule)
+        raise TokenizerError("tokenization.gguf_unsupported", path=header.path, found=rules, known=known)
+    vocabulary = {token: id for id, token in enumerate(tokens) if kinds[id] != _UNUSED}
+    merges = [tuple(merge.split(" ")) for merge in header.texts("tokenizer.ggml.merges")]
+    wrong = next(
+        (merge for merge in merges if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys()), None
+    )
+    if wrong is not None:
+        header.refuse("tokenizer.ggml.merges", " ".join(wrong)[:80], "tokenizer.ggml.tokens")
+    library = Tokenizer(models.BPE(vocabulary, cast(list[tuple[str, str]], merges), ignore_merges=name == _WHOLE_WORDS))
+    library.pre_tokenizer = _rules(name)
+    library.decoder = decoders.ByteLevel()
+    for kind, add in ((_CONTROL, library.add_special_tokens), (_USER_DEFINED, library.add_tokens)):
+        add([AddedToken(token, normalized=False) for token, own in zip(tokens, kinds, strict=True) if own == kind])
+    return library
+
+
+def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
+    """SentencePiece's BPE, whose merges follow from the scores."""
+    scores = header.numbers("tokenizer.ggml.scores")
+    pieces = [sentencepiece_files.Piece(*piece) for piece in zip(tokens, scores, kinds, strict=True)]
+    model = sentencepiece_files.Model(
+        header.path,
+        pieces,
+        unigram=False,
+        byte_fallback="<0x00>" in tokens,
+        charsmap=b"",
+        collapses=False,
+        begins=header.boolean("tokenizer.ggml.add_space_prefix", default=True),
+    )
+    return sentencepiece_files.build(model, "llama", {})
+
+
+def _rules(name: str) -> pre_tokenizers.PreTokenizer:
+    """How a text is cut before its bytes are merged."""
+    if name in (GPT2, SMOLLM):
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        return (
+            words if name == GPT2 else pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+        )
+    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN if name == LLAMA3 else QWEN2_PATTERN), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _described(name: str) -> object:
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = _rules(name)
+    return json.loads(library.to_str())["pre_tokenizer"]
+
+
+def _plain(rules: object) -> object:
+    """Rules without what only moves offsets."""
+    if isinstance(rules, dict):
+        return {key: _plain(value) for key, value in rules.items() if key != "trim_offsets"}
+    return [_plain(rule) for rule in rules] if isinstance(rules, list) else rules
+
+
+def _token(header: Header, key: str, tokens: list[str]) -> str | None:
+    id = header.integer(key)
+    if id is None:
+        return None
+    if not 0 <= id < len(tokens):
+        header.refuse(key, id, f"0 ... {len(tokens) - 1}")
+    return tokens[id]
