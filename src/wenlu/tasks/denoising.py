@@ -45,6 +45,9 @@ class Denoising(Corruption[DenoisingSettings]):
 
     what = "tokens of the text and its marks"
 
+    def __init__(self, settings: DenoisingSettings | None = None) -> None:
+        super().__init__(settings or DenoisingSettings())
+
     def special_tokens(self) -> tuple[str, ...]:
         """The mask, and the marks around a text."""
         return MASK[0], START[0], SEPARATOR[0]

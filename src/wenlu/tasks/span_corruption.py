@@ -46,6 +46,9 @@ class SpanCorruption(Corruption[SpanSettings]):
 
     what = "tokens of spans, sentinels and end"
 
+    def __init__(self, settings: SpanSettings | None = None) -> None:
+        super().__init__(settings or SpanSettings())
+
     def special_tokens(self) -> tuple[str, ...]:
         """The sentinels."""
         return tuple(sentinel(number) for number in range(self.settings.num_sentinels))

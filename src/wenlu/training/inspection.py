@@ -213,12 +213,7 @@ def _documents(
     places = batch.get("document_ids", torch.zeros_like(batch["labels"]))
     for row, documents in enumerate(loader.documents(number)):
         for piece, document in enumerate(documents if apart else documents[:1]):
-            kept = (
-                batch["document_ids"][row] == piece
-                if apart
-                else torch.ones_like(batch["labels"][row], dtype=torch.bool)
-            )
-            columns = kept.nonzero().squeeze(1)
+            columns = (places[row] == piece).nonzero().squeeze(1)
             begin, end = int(columns[0]), int(columns[-1]) + 1
             labels = batch["labels"][row, begin:end]
             if not apart:
