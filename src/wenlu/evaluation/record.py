@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from wenlu.core.messages import text
 from wenlu.core.runs import write_file_atomically
@@ -19,7 +20,18 @@ from wenlu.evaluation.reports import Report, Section, Settings, Table
 from wenlu.metrics.significance import Difference, Interval
 
 
-def report_path(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) -> Path | None:
+class Reported(Protocol):
+    """What an evaluation of any kind has for its report."""
+
+    @property
+    def definition(self) -> str:
+        """What the numbers mean."""
+
+    def documents_record(self) -> Mapping[str, Sequence[object]]:
+        """One column a field."""
+
+
+def report_path(contestant: Contestant, corpus: Corpus, evaluation: Reported) -> Path | None:
     """Where an evaluation of a run's model is kept: the same model, data and definition have the same name."""
     if contestant.run is None:
         return None
@@ -28,8 +40,8 @@ def report_path(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) 
     return contestant.run.path / "reports" / f"evaluation-{corpus.name}-{digest}.json"
 
 
-def write_report(path: Path, record: Mapping[str, object], evaluation: Evaluation) -> None:
-    """Write the record with the scores of every document."""
+def write_report(path: Path, record: Mapping[str, object], evaluation: Reported) -> None:
+    """Write the record with the scores of every document, or row."""
     content = {**record, "wenlu": __version__, "documents": evaluation.documents_record()}
     write_file_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 

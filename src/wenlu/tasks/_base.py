@@ -18,6 +18,7 @@ from wenlu.tokenization.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from wenlu.data.loader import Epoch
     from wenlu.data.store import TokenStore
+    from wenlu.tasks._targets import Guesses
 
 IGNORE_INDEX = -100
 """The label of a position that is not a target."""
@@ -135,6 +136,7 @@ class CorpusObjective(Protocol):
     """
 
     architecture: Architecture
+    settings: TaskSettings
 
     def special_tokens(self) -> tuple[str, ...]:
         """What a tokenizer that is trained for it needs besides its own special tokens."""
@@ -155,10 +157,10 @@ class CorpusObjective(Protocol):
             TokenizerError: ``tasks.token_missing`` when the vocabulary lacks a special token.
         """
 
-    def predict(self, module: nn.Module, batch: Batch) -> Sequence[object]:
+    def predict(self, module: nn.Module, batch: Batch) -> Sequence[Guesses]:
         """One part for each row of the batch, in order."""
 
-    def scores(self, parts: Sequence[object]) -> dict[str, Score]:
+    def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """What the parts of held-out rows come to; ``loss`` is among it."""
 
 

@@ -14,6 +14,7 @@ from wenlu.core.reproducibility import numpy_generator
 from wenlu.data.store import TokenStore
 from wenlu.models.device import device_of
 from wenlu.tasks._base import CorpusObjective, Score
+from wenlu.tasks._targets import Guesses
 from wenlu.tokenization.tokenizer import Tokenizer
 
 SEED = 0
@@ -27,7 +28,7 @@ class HeldOut:
     """The scores, and the parts of the rows that they come from."""
 
     scores: Mapping[str, Score]
-    parts: tuple[object, ...]
+    parts: tuple[Guesses, ...]
 
     def values(self) -> dict[str, float]:
         """The scores without their definitions."""
@@ -56,7 +57,7 @@ def held_out(
         raise DataError("evaluation.no_documents")
     chosen = np.sort(numpy_generator(SEED, "tasks.held_out").permutation(len(epoch))[:count]).tolist()
     at_once = max(1, _TOKENS_AT_ONCE // sequence_length)
-    parts: list[object] = []
+    parts: list[Guesses] = []
     device, was_training = device_of(model), model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""``wenlu evaluate [MODEL]``: loss, perplexity and bits per byte on a token store or on text files."""
+"""``wenlu evaluate [MODEL]``: what a text costs a language model, or how well another does what it was trained for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wenlu.evaluation.corpus import Corpus
     from wenlu.evaluation.evaluator import Evaluation
     from wenlu.models.device import DeviceName
+    from wenlu.tasks._base import CorpusObjective
 
 
 @output.command("evaluate")
@@ -44,11 +45,17 @@ def command(
     from wenlu.core.runs import write_file_atomically
     from wenlu.evaluation.contestants import open_contestant
     from wenlu.evaluation.evaluator import evaluate_documents
+    from wenlu.evaluation.objectives import objective_of
     from wenlu.evaluation.record import evaluation_page, report_path, write_report
     from wenlu.evaluation.reports import render
 
     contestant = open_contestant(model, device=device)
     corpus = _corpus(contestant, data, split)
+    if (objective := objective_of(contestant)) is not None:
+        if stride is not None or html is not None:
+            raise RequestError("evaluation.option_unread", task=contestant.bundle.task)
+        _objective(contestant, objective, corpus, context or contestant.context, _limit(limit))
+        return
     tokenizer = contestant.bundle.tokenizer
     evaluation = evaluate_documents(
         contestant.model,
@@ -67,6 +74,30 @@ def command(
     if html is not None:
         write_file_atomically(Path(html), render(evaluation_page(contestant, corpus, evaluation)))
         notice("evaluation.report_written", path=html)
+
+
+def _objective(
+    contestant: Contestant, objective: CorpusObjective, corpus: Corpus, sequence_length: int, limit: int
+) -> None:
+    """Score a model by what it was pre-trained for, where that is not next tokens."""
+    from wenlu.core.log import notice
+    from wenlu.evaluation.objectives import evaluate_objective
+    from wenlu.evaluation.record import report_path, shown_interval, write_report
+
+    found = evaluate_objective(contestant, objective, corpus, sequence_length=sequence_length, max_tokens=limit)
+    path = report_path(contestant, corpus, found)
+    record = {"model": contestant.as_record(), "data": corpus.record(), **found.as_record()}
+    columns = [text(f"evaluation.column_{name}") for name in ("score", "value", "interval", "count", "meaning")]
+    rows = [
+        (name, f"{score.value:.4f}", shown_interval(found.intervals.get(name)), f"{score.count:,}", score.definition)
+        for name, score in found.scores.items()
+    ]
+    table = output.render(output.table(columns, rows, title=text("evaluation.evaluation_title", model=contestant.name)))
+    shown = "\n".join([table, text("evaluation.definition", definition=found.definition)])
+    output.result({**record, "report": None if path is None else str(path)}, text=shown)
+    if path is not None:
+        write_report(path, record, found)
+        notice("evaluation.report_written", path=path)
 
 
 def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) -> Corpus:
