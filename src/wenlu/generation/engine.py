@@ -105,7 +105,7 @@ def stream(
     prompt_ids: Sequence[int],
     settings: GenerationSettings,
     *,
-    start_id: int,
+    start_id: int | None,
     end_ids: Collection[int] = (),
     suppressed: Collection[int] = (),
     stop: StopCheck | None = None,
@@ -113,8 +113,9 @@ def stream(
     """Continue a prompt, token by token; the sequences of one position come one after another.
 
     The prompt is read as the beginning of a document, after ``start_id``; an empty one starts a new document. A prompt
-    that was cut is read without ``start_id``, as it begins in the middle of one. ``end_ids`` (default: the settings',
-    else ``start_id``) end a sequence; ``suppressed`` ids are never produced. The model is left in the mode it was in.
+    that was cut is read without ``start_id``, as it begins in the middle of one; so is any prompt where ``start_id`` is
+    None, as it brings its own. ``end_ids`` (default: the settings', else ``start_id``) end a sequence; ``suppressed``
+    ids are never produced. The model is left in the mode it was in.
 
     Raises:
         RequestError: the prompt does not fit (see ``room``).
@@ -122,8 +123,9 @@ def stream(
     """
     fit = room(len(prompt_ids), settings, max_positions=model.max_positions)
     kept = list(prompt_ids[fit.dropped :])
-    context = kept if fit.dropped and kept else [start_id, *kept]
-    ends = frozenset(end_ids or settings.end_token_ids or (start_id,))
+    context = kept if start_id is None or (fit.dropped and kept) else [start_id, *kept]
+    assert context, "a prompt without a start token is not empty"
+    ends = frozenset(end_ids or settings.end_token_ids or (() if start_id is None else (start_id,)))
     module = cast(nn.Module, model)
     device = device_of(module)
     sampler = Sampler(settings, kept, vocab_size=model.vocab_size, device=device)
@@ -172,7 +174,7 @@ def generate(
     prompt_ids: Sequence[int],
     settings: GenerationSettings,
     *,
-    start_id: int,
+    start_id: int | None,
     end_ids: Collection[int] = (),
     suppressed: Collection[int] = (),
     stop: StopCheck | None = None,

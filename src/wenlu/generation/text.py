@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wenlu.core.log import warn
-from wenlu.generation.engine import FinishReason, room, stream
+from wenlu.generation.engine import FinishReason, Room, room, stream
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.stop_strings import StopMatcher
 from wenlu.models.config import LanguageModel
+from wenlu.tokenization.chat import Message, encode_chat
 from wenlu.tokenization.tokenizer import Tokenizer
 
 # Tokens of the prompt that the decoder reads first: some tokenizers write a token differently at the start of a text.
@@ -21,7 +22,8 @@ class Prompt:
     """A prompt as the model gets it.
 
     ``dropped_tokens`` of ``ids`` are cut off at the start because they do not fit; at most ``new_tokens`` follow;
-    ``unknown_characters`` are those that the tokenizer lacks, each once, in the order in which they come.
+    ``unknown_characters`` are those that the tokenizer lacks, each once, in the order in which they come. What is
+    ``complete`` begins as the model wants it; else the prompt is read as the beginning of a document.
     """
 
     text: str
@@ -29,6 +31,7 @@ class Prompt:
     dropped_tokens: int
     new_tokens: int
     unknown_characters: tuple[str, ...]
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,31 @@ def prepare(tokenizer: Tokenizer, text: str, settings: GenerationSettings, *, ma
     if unknown:
         shown = " ".join(repr(characters) for characters in list(unknown)[:20])
         warn("generation.unknown_characters", number=len(unknown), characters=shown)
-    fit = room(len(encoding.ids), settings, max_positions=max_positions)
-    if fit.dropped:
-        kept = len(encoding.ids) - fit.dropped
-        warn("generation.prompt_cut", dropped=fit.dropped, kept=kept, max_positions=max_positions)
+    fit = _fit(encoding.ids, settings, max_positions)
     return Prompt(text, tuple(encoding.ids), fit.dropped, fit.new_tokens, tuple(unknown))
+
+
+def prepare_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], settings: GenerationSettings, *, max_positions: int | None
+) -> Prompt:
+    """The prompt of a conversation, through the model's own chat template, up to where its answer begins.
+
+    Raises:
+        RequestError: there is no template, it refuses the messages, or the prompt does not fit (see ``engine.room``).
+        CheckpointError: the template is broken or wants too much (see ``tokenization.chat``).
+    """
+    chat = encode_chat(tokenizer, messages)
+    fit = _fit(chat.ids, settings, max_positions)
+    return Prompt(chat.text, chat.ids, fit.dropped, fit.new_tokens, (), complete=True)
+
+
+def _fit(ids: Sequence[int], settings: GenerationSettings, max_positions: int | None) -> Room:
+    """What fits; what is cut is said in a warning."""
+    fit = room(len(ids), settings, max_positions=max_positions)
+    if fit.dropped:
+        kept = len(ids) - fit.dropped
+        warn("generation.prompt_cut", dropped=fit.dropped, kept=kept, max_positions=max_positions)
+    return fit
 
 
 def stream_text(
@@ -88,7 +111,7 @@ def stream_text(
         model,
         prompt.ids,
         settings,
-        start_id=tokenizer.end_id,
+        start_id=None if prompt.complete else tokenizer.end_id,
         end_ids=ends,
         suppressed={*tokenizer.special_ids, *beyond} - ends,
         stop=lambda sequence, token_id: texts[sequence].push(token_id),

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 @option("generate", "--seed", type=int)
 @option("generate", "--overlong", type=click.Choice(["error", "cut"]))
 @option("generate", "--no-echo", is_flag=True)
+@option("generate", "--chat", is_flag=True)
+@option("generate", "--system", metavar="TEXT")
 @output.run
 def command(
     prompt: str,
@@ -46,19 +48,32 @@ def command(
     greedy: bool,
     stop: tuple[str, ...],
     no_echo: bool,
+    chat: bool,
+    system: str | None,
     json_output: bool,
     **given: object,
 ) -> None:
-    """Load, continue, print."""
+    """Load, continue (or, with ``--chat``, answer), print."""
     from wenlu.bundle import load_bundle
-    from wenlu.generation.text import prepare
+    from wenlu.core.errors import SettingsError
+    from wenlu.generation.text import prepare, prepare_chat
+    from wenlu.tokenization.chat import Message
 
+    if system is not None and not chat:
+        raise SettingsError("generation.system_without_chat")
     content = text_argument(prompt)
     bundle = load_bundle(model, device=device)
     settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
-    request = prepare(bundle.tokenizer, content, settings, max_positions=bundle.language_model.max_positions)
+    max_positions = bundle.language_model.max_positions
+    if chat:
+        messages = (
+            [Message("user", content)] if system is None else [Message("system", system), Message("user", content)]
+        )
+        request = prepare_chat(bundle.tokenizer, messages, settings, max_positions=max_positions)
+    else:
+        request = prepare(bundle.tokenizer, content, settings, max_positions=max_positions)
     started = time.perf_counter()
-    completions = _continue(bundle, request, settings, echo=not no_echo, quiet=json_output)
+    completions = _continue(bundle, request, settings, echo=not (no_echo or chat), quiet=json_output)
     _finish(bundle, request, settings, completions, seconds=time.perf_counter() - started, json_output=json_output)
 
 
