@@ -74,12 +74,18 @@ def save_bundle(
     provenance: Mapping[str, str | int | float] | None = None,
 ) -> None:
     """Write the files of a model directory into an existing folder (no manifest: ``core.runs.publish`` adds it)."""
+    save_model_files(directory, model=model, tokenizer=tokenizer, generation=generation or GenerationSettings())
+    (directory / FILE_NAME).write_text(_toml(task, provenance or {}), encoding="utf-8")
+
+
+def save_model_files(
+    directory: Path, *, model: nn.Module, tokenizer: Tokenizer, generation: GenerationSettings
+) -> None:
+    """The files of a model directory that the Hugging Face libraries read, too."""
     save_model(model, directory)
     tokenizer.save(directory)
-    generation_settings.save(
-        generation or GenerationSettings(), directory, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id
-    )
-    (directory / FILE_NAME).write_text(_toml(task, provenance or {}), encoding="utf-8")
+    end_id, pad_id, start_id = tokenizer.end_id, tokenizer.pad_id, tokenizer.start_id
+    generation_settings.save(generation, directory, end_id=end_id, pad_id=pad_id, start_id=start_id)
 
 
 def _refuse_strangers(model: nn.Module, tokenizer: Tokenizer, path: Path) -> None:

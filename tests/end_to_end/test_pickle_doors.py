@@ -127,6 +127,14 @@ DOORS: list[tuple[str, str, str, str]] = [
     ("pickle 2", "runs/qwen3/lock", "train --resume runs/qwen3 --allow-inexact", ""),
     ("pickle 5", "runs/qwen3/data.json", "train --resume runs/qwen3 --allow-inexact", ""),
     ("pickle 5", MANIFEST, "score x --model models/gpt2", ""),
+    ("torch", "-models/gpt2/model.safetensors models/gpt2/pytorch_model.bin",
+     "import models/gpt2 -o new", "--convert-pickle"),
+    ("pickle 2", "models/gpt2/model.safetensors", "import models/gpt2 -o new", REMEDY),
+    ("torch", "-models/llama/model.safetensors models/llama/pytorch_model.bin",
+     "import models/llama --convert-pickle -o new", "could not be converted"),
+    ("pickle 5", "-models/gpt2/tokenizer.json models/gpt2/tokenizer.model", "import models/gpt2 -o new", "r.model"),
+    ("old torch", "models/qwen2/model.safetensors", "export models/qwen2 -o new", REMEDY),
+    ("torch", "models/qwen2/model.safetensors", "parity models/qwen3 models/qwen2", REMEDY),
 ]  # fmt: skip
 
 

@@ -27,6 +27,9 @@ VERBS = {
     "score": "wenlu.cli.commands.score",
     "generate": "wenlu.cli.commands.generate",
     "mix": "wenlu.cli.commands.mix",
+    "import": "wenlu.cli.commands.import_",
+    "export": "wenlu.cli.commands.export",
+    "parity": "wenlu.cli.commands.parity",
     "doctor": "wenlu.cli.commands.doctor",
 }
 

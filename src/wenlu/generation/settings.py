@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
+from wenlu.core.gguf import Header, read_header
 from wenlu.core.log import warn
 
 DEFAULT_NEW_TOKENS = 128
@@ -135,7 +137,9 @@ _SILENT_KEYS |= {"bos_token_id", "pad_token_id"}
 _OFF: tuple[object, ...] = (None, False, 0, 1, 1.0, [], {}, "")
 
 
-def to_hf(settings: GenerationSettings, *, end_id: int, pad_id: int | None = None) -> dict[str, object]:
+def to_hf(
+    settings: GenerationSettings, *, end_id: int, pad_id: int | None = None, start_id: int | None = None
+) -> dict[str, object]:
     """The content of ``generation_config.json``; a greedy one has no sampling settings."""
     defaults = GenerationSettings()
     record: dict[str, object] = {}
@@ -151,7 +155,7 @@ def to_hf(settings: GenerationSettings, *, end_id: int, pad_id: int | None = Non
         record[known or field.name] = list(value) if isinstance(value, tuple) else value
     record["do_sample"] = not settings.greedy
     record["eos_token_id"] = list(settings.end_token_ids) or end_id
-    record["bos_token_id"] = end_id
+    record["bos_token_id"] = end_id if start_id is None else start_id
     if pad_id is not None:
         record["pad_token_id"] = pad_id
     return record
@@ -181,28 +185,53 @@ def from_hf(record: Mapping[str, object], *, where: str) -> GenerationSettings:
     return GenerationSettings(**values)  # type: ignore[arg-type]  # every value was checked by _typed
 
 
-def save(settings: GenerationSettings, directory: Path, *, end_id: int, pad_id: int | None = None) -> None:
+def save(
+    settings: GenerationSettings,
+    directory: Path,
+    *,
+    end_id: int,
+    pad_id: int | None = None,
+    start_id: int | None = None,
+) -> None:
     """Write ``generation_config.json`` into a model directory."""
-    content = json.dumps(to_hf(settings, end_id=end_id, pad_id=pad_id), ensure_ascii=False, indent=2)
+    record = to_hf(settings, end_id=end_id, pad_id=pad_id, start_id=start_id)
+    content = json.dumps(record, ensure_ascii=False, indent=2)
     (directory / FILE_NAME).write_text(content + "\n", encoding="utf-8")
 
 
 def load(directory: Path) -> GenerationSettings:
-    """Read ``generation_config.json`` of a model directory; without the file, and of a GGUF file, the defaults.
+    """Read ``generation_config.json`` of a model directory; without the file, the defaults.
+
+    Of a GGUF file, the defaults with all tokens that end a turn or a text.
 
     Raises:
-        CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind.
+        CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind; ``core.gguf_*``.
     """
+    if directory.suffix == GGUF_SUFFIX and directory.is_file():
+        return GenerationSettings(end_token_ids=_end_tokens(read_header(directory)))
     path = directory / FILE_NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return GenerationSettings()
     except (ValueError, OSError) as error:
         raise CheckpointError("generation.bad_file", where=str(path), found=str(error)) from error
     if not isinstance(record, dict):
         raise CheckpointError("generation.bad_file", where=str(path), found=type(record).__name__)
     return from_hf(record, where=str(path))
+
+
+def _end_tokens(header: Header) -> tuple[int, ...]:
+    """The ids of a GGUF file that end a text, a turn or a message; none where only the end of a text is named."""
+    size = len(header.texts("tokenizer.ggml.tokens"))
+    ids: dict[int, None] = {}
+    for name in ("eos", "eot", "eom"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if (id := header.integer(key)) is not None:
+            if not 0 <= id < size:
+                header.refuse(key, id, f"0 ... {size - 1}")
+            ids[id] = None
+    return tuple(ids) if len(ids) > 1 else ()
 
 
 def _typed(name: str, value: object, *, where: str) -> object:

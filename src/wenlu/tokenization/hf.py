@@ -33,6 +33,14 @@ from wenlu.tokenization.template import has_template, set_template
 Side = Literal["source", "target"]
 
 CHAT_TEMPLATE = "chat_template.jinja"
+FILES: tuple[str, ...] = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    CHAT_TEMPLATE,
+)
+FILES += sentencepiece_files.MARIAN_FILES
 _END_NAMES = ("eos_token", "sep_token")
 _END_CANDIDATES = (END_TOKEN, "</s>", "<|im_end|>", "[SEP]")
 _PAD_CANDIDATES = (PAD_TOKEN, "<pad>", "[PAD]")

@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wenlu.core.downloads import partial_downloads, refuse_pointer
 from wenlu.core.errors import CheckpointError
+from wenlu.core.log import notice
 from wenlu.models import gguf
 from wenlu.models.gguf import is_gguf
+from wenlu.models.pickled import PICKLE_SUFFIXES
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_REMOTE_CODE = ("auto_map", "custom_pipelines")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save writes a ZIP of one
 
 
@@ -29,6 +32,7 @@ class HFConfig:
 
     def __init__(self, values: Mapping[str, object], path: Path) -> None:
         self.values = values
+        self.used: set[str] = set()
         self.path = path.parent if path.parent.is_file() else path  # a GGUF file says itself what a config.json would
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -50,18 +54,18 @@ class HFConfig:
 
     def optional_integer(self, key: str) -> int | None:
         """An integer, or None when the file does not say."""
-        return None if self.values.get(key) is None else self.integer(key)
+        return None if self._value(key) is None else self.integer(key)
 
     def token_id(self, key: str) -> int | None:
         """A token id; of several, the first. None when there is none."""
-        value = self.values.get(key)
+        value = self._value(key)
         if isinstance(value, list):
             value = value[0] if value else None
         return None if value is None else HFConfig({key: value}, self.path).integer(key)
 
     def table(self, key: str) -> HFConfig | None:
         """A nested table, or None when the file does not say."""
-        value = self.values.get(key)
+        value = self._value(key)
         if value is None:
             return None
         if not isinstance(value, dict):
@@ -81,13 +85,13 @@ class HFConfig:
 
     def require(self, key: str, supported: object) -> None:
         """Refuse a config that sets a key to anything but the one value that is supported."""
-        value = self.values.get(key, supported)
+        value = self._value(key, supported)
         if value is not None and value != supported:
             self.refuse(key, value, supported)
 
     def require_all(self, key: str, supported: object) -> None:
         """Refuse a config with a list in which anything but the one value that is supported stands."""
-        value = self.values.get(key)
+        value = self._value(key)
         if isinstance(value, list) and any(item != supported for item in value):
             self.refuse(key, value, supported)
 
@@ -95,8 +99,13 @@ class HFConfig:
         """Raise ``models.config_unsupported``."""
         raise CheckpointError("models.config_unsupported", key=key, value=value, supported=supported, path=self.path)
 
+    def _value(self, key: str, default: object = None) -> object:
+        """A value of any type; ``used`` notes which keys were asked for."""
+        self.used.add(key)
+        return self.values.get(key, default)
+
     def _typed(self, key: str, kind: type[T] | tuple[type[T], ...], default: T | None) -> T:
-        value = self.values.get(key)
+        value = self._value(key)
         if value is None:
             value = default
         if value is None:
@@ -114,6 +123,7 @@ class Weights:
         self.directory = directory
         self.files = {} if is_gguf(directory) else _files_of_tensors(directory)
         self.stack = ExitStack()
+        self.read_names: set[str] = set()
         self.open: dict[Path, safe_open | gguf.Tensors] = {}
 
     def __enter__(self) -> Weights:
@@ -128,6 +138,9 @@ class Weights:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stack.close()
+        left = sorted(set(self.files) - self.read_names)
+        if left and error is None:
+            notice("models.tensors_left", path=self.directory, count=len(left), names=", ".join(left[:5]))
 
     @property
     def names(self) -> list[str]:
@@ -137,6 +150,7 @@ class Weights:
     def read(self, name: str) -> Tensor:
         """One tensor, in the type of the file, mapped and not copied."""
         path = self.files[name]
+        self.read_names.add(name)
         try:
             tensor: Tensor = self.open[path].get_tensor(name)
         except SafetensorError as error:
@@ -151,9 +165,11 @@ class Weights:
             try:
                 self.open[path] = self.stack.enter_context(safe_open(path, framework="pt"))
             except FileNotFoundError as error:
-                raise CheckpointError("models.weights_missing", path=path) from error
+                parts = ", ".join(partial_downloads(path.parent)) or "-"
+                raise CheckpointError("models.weights_missing", path=path, parts=parts) from error
             except (SafetensorError, OSError) as error:
                 refuse_pickle(path)
+                refuse_pointer(path)
                 raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
         return self.open[path]
 
@@ -193,9 +209,13 @@ def read_config(directory: Path) -> dict[str, object]:
     except FileNotFoundError as error:
         raise CheckpointError("models.no_config", path=directory) from error
     except (ValueError, OSError) as error:
+        refuse_pointer(path)
         raise CheckpointError("models.config_damaged", path=path, detail=error) from error
     if not isinstance(values, dict):
         raise CheckpointError("models.config_damaged", path=path, detail=type(values).__name__)
+    for key in _REMOTE_CODE:
+        if values.get(key):
+            raise CheckpointError("models.remote_code", path=path, key=key, found=values[key])
     return values
 
 
@@ -212,7 +232,8 @@ def _files_of_tensors(directory: Path) -> dict[str, Path]:
         pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickles:
             raise CheckpointError("models.pickle_refused", path=directory, files=", ".join(pickles))
-        raise CheckpointError("models.weights_missing", path=directory / WEIGHTS)
+        parts = ", ".join(partial_downloads(directory)) or "-"
+        raise CheckpointError("models.weights_missing", path=directory / WEIGHTS, parts=parts)
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {str(name): directory / str(shard) for name, shard in shards.items()}

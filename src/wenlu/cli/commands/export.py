@@ -1,0 +1,44 @@
+"""``wenlu export RUN|DIR --format hf|gguf -o TARGET``: a model as other programs read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, cast
+
+import click
+
+from wenlu.cli import output
+from wenlu.cli.output import argument, option
+from wenlu.core.messages import text
+
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+@output.command("export")
+@argument("export", "model", required=False)
+@option("export", "--format", "target_format", type=click.Choice(["hf", "gguf"]), default="hf")
+@option("export", "-o", "--output", "target", required=True, metavar="TARGET")
+@option("export", "--type", "tensor_type", type=click.Choice(GGUF_TYPES), default=None)
+@option("export", "--replace", is_flag=True)
+@output.run
+def command(model: str | None, target_format: str, target: str, tensor_type: str | None, replace: bool) -> None:
+    """Write a directory, or one file."""
+    from wenlu.core.errors import SettingsError
+
+    path = Path(target)
+    if target_format == "hf":
+        if tensor_type is not None:
+            raise SettingsError("exchange.type_unused", value=tensor_type)
+        from wenlu.exchange import export_hf
+
+        source = export_hf(model, path, replace=replace).path
+    else:
+        if replace:
+            raise SettingsError("exchange.replace_unused")
+        from wenlu.core.runs import resolve_model
+        from wenlu.gguf_export import export_gguf
+
+        source = resolve_model(model)
+        export_gguf(source, path, type=cast(Literal["f32", "f16", "bf16", "q8_0"], tensor_type or "f16"))
+    record = {"model": str(source), "format": target_format, "path": target}
+    output.result(record, text=text("exchange.exported", path=path))

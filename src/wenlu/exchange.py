@@ -1,0 +1,208 @@
+"""Checkpoints in and out: a Hugging Face directory becomes a model directory of ours, and the other way round.
+
+Both ways what was written is read again and must be, bit for bit, what was to be written. Everything that a directory
+holds is used or listed: its files, the keys of its config, its tensors, the settings of its generation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wenlu.bundle import Bundle, load_bundle, save_bundle, save_model_files
+from wenlu.core.downloads import partial_downloads
+from wenlu.core.errors import CheckpointError
+from wenlu.core.log import LOGGER, Notice
+from wenlu.core.publication import MANIFEST, check_target, publish
+from wenlu.generation import settings as generation_settings
+from wenlu.models import pickled
+from wenlu.models.build import family
+from wenlu.models.checkpoint import OWN_PREFIX, load_model
+from wenlu.models.families._files import INDEX, WEIGHTS, HFConfig, read_config
+from wenlu.models.families._transformer import TransformerFamily
+from wenlu.tokenization import hf, sentencepiece_files
+from wenlu.tokenization.tokenizer import Tokenizer
+
+_READ = {"config.json", WEIGHTS, INDEX, "generation_config.json", "wenlu.toml", MANIFEST, hf.CHAT_TEMPLATE}
+_TOKENIZER_FILES = ("tokenizer.json", *sentencepiece_files.MODEL_FILES, "vocab.txt", "vocab.json")
+_SILENT_KEYS = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+
+
+@dataclass
+class Imported:
+    """What an import used, and what it left aside."""
+
+    source: Path
+    path: Path
+    family: str = ""
+    parameters: int = 0
+    config_used: list[str] = field(default_factory=list)
+    config_not_read: dict[str, object] = field(default_factory=dict)
+    tokenizer_file: str = ""
+    tokenizer_kind: str = ""
+    vocab_size: int = 0
+    chat_template: bool = False
+    tokenizer_not_read: list[str] = field(default_factory=list)
+    generation: dict[str, object] = field(default_factory=dict)
+    converted: list[str] = field(default_factory=list)
+    files_left: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+
+
+def import_checkpoint(
+    source: Path, target: Path, *, tokenizer: Path | None = None, convert_pickle: bool = False, replace: bool = False
+) -> Imported:
+    """Read a Hugging Face directory and write it as a model directory with a manifest, its weights in float32.
+
+    ``tokenizer`` is where the tokenizer lies if not beside the model. With ``convert_pickle`` a limited child reads
+    weights that are only there as a pickle (``models.pickled``).
+
+    Raises:
+        CheckpointError: there is no model, something is missing, damaged, a pickle, or wants to run a program.
+        TokenizerError: there is no tokenizer that can be read.
+        DataError: the target exists.
+    """
+    check_target(target, replace=replace)
+    check_source(source)
+    report = Imported(source, target)
+
+    def write(directory: Path) -> None:
+        with _collected(report.notices):
+            model, words = _read(source, tokenizer or source, directory, report, convert_pickle=convert_pickle)
+            generation = generation_settings.load(source)
+        end_ids = generation.end_token_ids or (words.end_id,)
+        report.generation = {k: v for k, v in generation.as_record().items() if v != getattr(_DEFAULTS, k)}
+        report.generation["end_token_ids"] = list(end_ids)
+        provenance = {"imported_from": source.resolve().name}
+        save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
+        _check_equal(model, directory)
+
+    publish(target, write, replace=replace)
+    return report
+
+
+def export_hf(where: str | Path | None, target: Path, *, replace: bool = False) -> Bundle:
+    """Write a model as the Hugging Face libraries read it, with its tokenizer, chat template and generation settings.
+
+    Raises:
+        CheckpointError: ``exchange.only_ours`` for a model that only Wenlu computes.
+        DataError: the target exists.
+    """
+    check_target(target, replace=replace)
+    bundle = load_bundle(where)
+
+    def write(directory: Path) -> None:
+        save_model_files(directory, model=bundle.model, tokenizer=bundle.tokenizer, generation=bundle.generation)
+        model_type = str(read_config(directory)["model_type"])
+        if model_type.startswith(OWN_PREFIX):
+            raise CheckpointError("exchange.only_ours", path=bundle.path, found=model_type.removeprefix(OWN_PREFIX))
+        _check_equal(bundle.model, directory)
+
+    publish(target, write, replace=replace)
+    return bundle
+
+
+def check_source(source: Path) -> None:
+    """Refuse what cannot be a model directory, and say where one may be.
+
+    Raises:
+        CheckpointError: ``exchange.no_directory``, ``exchange.a_file``, ``exchange.not_here``, ``exchange.unfinished``.
+    """
+    if source.is_file():
+        raise CheckpointError("exchange.a_file", path=source, folder=source.parent)
+    if not source.is_dir():
+        raise CheckpointError("exchange.no_directory", path=source)
+    if not (source / "config.json").exists():
+        below = sorted(path.parent for path in source.glob("*/config.json"))
+        below += sorted(path.parent for path in source.glob("snapshots/*/config.json"))
+        above = source.parent if (source.parent / "config.json").is_file() else None
+        near = below[0] if below else above
+        names = sorted(path.name for path in source.iterdir())[:8]
+        raise CheckpointError("exchange.not_here", path=source, files=", ".join(names) or "-", near=near or "-")
+    if parts := partial_downloads(source):
+        raise CheckpointError("exchange.unfinished", path=source, files=", ".join(parts))
+
+
+_DEFAULTS = generation_settings.GenerationSettings()
+
+
+def _read(
+    source: Path, words: Path, directory: Path, report: Imported, *, convert_pickle: bool
+) -> tuple[nn.Module, Tokenizer]:
+    """Model and tokenizer, with what was used and left; converted weights are kept in ``directory`` meanwhile."""
+    values = read_config(source)
+    tokenizer = Tokenizer.load(words)
+    place = source
+    if convert_pickle and not (source / WEIGHTS).is_file() and not (source / INDEX).is_file():
+        place = directory / "converted"
+        place.mkdir()
+        shutil.copyfile(source / "config.json", place / "config.json")
+        made = pickled.convert(source, place, weights=WEIGHTS, index=INDEX)
+        report.converted = made.sources
+    model = load_model(place)
+    report.family = str(values["model_type"]).removeprefix(OWN_PREFIX)
+    report.parameters = sum(parameter.numel() for parameter in model.parameters())
+    kind = family(report.family)
+    if isinstance(kind, TransformerFamily):
+        read = HFConfig(values, source / "config.json")
+        kind.config(read)
+        report.config_used = sorted(read.used & values.keys())
+        report.config_not_read = {k: v for k, v in values.items() if k not in read.used | _SILENT_KEYS}
+    config = hf.read_config(words)
+    report.tokenizer_file = next((name for name in _TOKENIZER_FILES if (words / name).is_file()), "")
+    report.tokenizer_kind, report.vocab_size = tokenizer.kind, tokenizer.vocab_size
+    report.chat_template = tokenizer.chat_template is not None
+    report.tokenizer_not_read = sorted(config.keys() - hf.KEPT - hf.EXPRESSED)
+    report.files_left = _files_left(source, values, report)
+    return model, tokenizer
+
+
+def _files_left(source: Path, values: Mapping[str, object], report: Imported) -> list[str]:
+    """The files of a directory that nothing was read from."""
+    read = _READ | {*report.converted, *hf.FILES, *_TOKENIZER_FILES}
+    if (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
+        read |= set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    if report.converted:
+        read.add(pickled.PICKLE_INDEX)
+    return sorted(path.name + ("/" if path.is_dir() else "") for path in source.iterdir() if path.name not in read)
+
+
+def _check_equal(model: nn.Module, directory: Path) -> None:
+    """Read what was written, and compare every tensor.
+
+    Raises:
+        CheckpointError: ``exchange.not_equal``.
+    """
+    shutil.rmtree(directory / "converted", ignore_errors=True)
+    again = load_model(directory).state_dict()
+    state = model.state_dict()
+    differ = sorted(n for n in state.keys() | again.keys() if n not in again or not torch.equal(state[n], again[n]))
+    if differ:
+        raise CheckpointError("exchange.not_equal", path=directory, count=len(differ), names=", ".join(differ[:5]))
+
+
+@contextmanager
+def _collected(notices: list[Notice]) -> Iterator[None]:
+    """Keep what is told meanwhile."""
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.msg, Notice):
+                notices.append(record.msg)
+
+    keep, level = Keep(), LOGGER.level
+    LOGGER.addHandler(keep)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(keep)
+        LOGGER.setLevel(level)
