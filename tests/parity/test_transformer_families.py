@@ -91,7 +91,7 @@ class Pair:
 
 
 def _changed(config: TransformerConfig, change: Callable[[StackConfig], StackConfig]) -> TransformerConfig:
-    return replace(config, decoder=change(config.decoder))
+    return replace(config, decoder=change(config.main))
 
 
 def make_pair(case: str, directory: Path, *, dtype: torch.dtype = torch.float32, backend: str = "sdpa") -> Pair:

@@ -24,7 +24,7 @@ SCALING = {"factor": 8.0, "original_max_positions": 8}
         ({"residual_dropout": 1.0}, "models.dropout_range", ["residual_dropout", "1.0"]),
         ({"num_heads": 5}, "models.heads_split", ["hidden_size", "24", "num_heads", "5"]),
         ({"num_kv_heads": 3}, "models.kv_heads_split", ["num_heads", "4", "num_kv_heads", "3"]),
-        ({"rope_theta": 5e5}, "models.rope_unused", ["rope_theta", "500000.0", "position", "learned"]),
+        ({"rope_theta": 5e5}, "models.choice_unused", ["rope_theta", "500000.0", "position", "learned"]),
         ({"position": "rotary", "head_dim": 5}, "models.rope_odd_head", ["head_dim", "5", "position", "rotary"]),
     ],
 )
@@ -42,7 +42,7 @@ def test_scaling_is_checked() -> None:
     scaling = RopeScaling(low_frequency_factor=1.0, high_frequency_factor=4.0, **SCALING)
     with pytest.raises(SettingsError, match="rope_scaling") as refused:
         StackConfig(**STACK, rope_scaling=scaling)
-    assert refused.value.id == "models.rope_unused"
+    assert refused.value.id == "models.choice_unused"
     with pytest.raises(SettingsError, match="4") as refused:
         RopeScaling(low_frequency_factor=4.0, high_frequency_factor=4.0, **SCALING)
     assert refused.value.id == "models.rope_scaling_order"

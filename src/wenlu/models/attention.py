@@ -5,7 +5,8 @@ Legend: B batch, S query length, T key length, D hidden size, H query heads, K k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,23 +14,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.errors import RequestError
-from wenlu.models.config import StackConfig
+from wenlu.models.config import Activation, AttentionKind, StackConfig
 from wenlu.models.fused import rms_norm
 from wenlu.models.positions import count_positions, rotate
 
 Backend = Literal["eager", "sdpa"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """Which keys each query sees: the earlier ones of its own document, itself included.
+    """Which keys each query sees: those of its own document, itself included, in a causal stack the earlier ones.
 
     Padding is a document of its own, so no row of the mask is empty. When every row holds one document the mask is
-    not needed: ``allowed`` is None, and ``is_causal`` says whether there is more than one query.
+    not needed: ``allowed`` is None, and ``is_causal`` says whether later keys are hidden.
     """
 
     allowed: Tensor | None  # bool (B or 1, 1, S, T)
     is_causal: bool
+    bias: Tensor | None = None  # added to the scores (1, H, S, T)
+
+    def within(self, window: int | None, num_queries: int, num_keys: int, device: torch.device) -> Visibility:
+        """The same without keys that are ``window`` or more positions away."""
+        if window is None or num_keys <= window:
+            return self
+        keys_T = torch.arange(num_keys, device=device)
+        near_ST = (keys_T[num_keys - num_queries :, None] - keys_T).abs() < window
+        return replace(self, allowed=near_ST & self.mask(num_queries, num_keys, device), is_causal=False)
+
+    def mask(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+        """What is allowed, written out."""
+        if self.allowed is not None:
+            return self.allowed
+        all_ST = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+        return (all_ST.tril(num_keys - num_queries) if self.is_causal else all_ST)[None, None]
+
+    def with_bias(self, bias_HST: Tensor) -> Visibility:
+        """The same with a bias to the scores, which holds -inf where nothing is allowed."""
+        _, S, T = bias_HST.shape
+        allowed = self.mask(S, T, bias_HST.device)
+        return Visibility(None, is_causal=False, bias=bias_HST[None].masked_fill(~allowed, float("-inf")))
 
 
 @dataclass(frozen=True)
@@ -60,6 +90,12 @@ class LayerCache:
         start, self.length = self.length, self.length + keys_BKSE.shape[2]
         self.keys_BKTE[:, :, start : self.length] = keys_BKSE
         self.values_BKTE[:, :, start : self.length] = values_BKSE
+        return self.stored
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """All keys and values (B, K, T, E) as views."""
+        assert self.keys_BKTE is not None and self.values_BKTE is not None, "nothing was stored"
         return self.keys_BKTE[:, :, : self.length], self.values_BKTE[:, :, : self.length]
 
 
@@ -72,6 +108,8 @@ class KeyValueCache:
     def __init__(self, *, num_layers: int, batch_size: int, max_length: int, device: torch.device) -> None:
         self.max_length = max_length
         self.layers = [LayerCache(max_length) for _ in range(num_layers)]
+        self.memories: list[LayerCache] = []  # of cross-attention, one a layer, from the first call on
+        self.memory_visible: Visibility | None = None
         self.documents_BT = torch.zeros(batch_size, max_length, dtype=torch.int64, device=device)
         self.positions_BT = torch.arange(max_length, device=device).repeat(batch_size, 1)
         self.one_document = self.nothing_said = True
@@ -113,14 +151,24 @@ class KeyValueCache:
         if self.one_document:
             visible = one_document(num_tokens, end, device=self.documents_BT.device)
         else:
-            visible = Visibility(same_document(documents_BS, self.documents_BT[:, :end]), is_causal=False)
+            visible = Visibility(same_document(documents_BS, self.documents_BT[:, :end], causal=True), is_causal=False)
         return Placement(self.positions_BT[:, start:end], visible)
+
+    def keep_memory(self, visible: Visibility, num_states: int) -> Visibility:
+        """Make room for an encoder's memory at the first call; what is seen of it, then as now."""
+        if self.memory_visible is None:
+            self.memory_visible = visible
+            self.memories = [LayerCache(num_states) for _ in self.layers]
+        return self.memory_visible
 
     def reorder(self, index_N: Tensor) -> None:
         """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
         self.documents_BT = self.documents_BT.index_select(0, index_N)
         self.positions_BT = self.positions_BT.index_select(0, index_N)
-        for layer in self.layers:
+        if self.memory_visible is not None and self.memory_visible.allowed is not None:
+            allowed = self.memory_visible.allowed.index_select(0, index_N)
+            self.memory_visible = Visibility(allowed, is_causal=False)
+        for layer in (*self.layers, *self.memories):
             if layer.keys_BKTE is not None and layer.values_BKTE is not None:
                 layer.keys_BKTE = layer.keys_BKTE.index_select(0, index_N)
                 layer.values_BKTE = layer.values_BKTE.index_select(0, index_N)
@@ -135,7 +183,9 @@ class KeyValueCache:
     @property
     def num_bytes(self) -> int:
         """Bytes allocated for keys and values."""
-        tensors = [tensor for layer in self.layers for tensor in (layer.keys_BKTE, layer.values_BKTE)]
+        tensors = [
+            tensor for layer in (*self.layers, *self.memories) for tensor in (layer.keys_BKTE, layer.values_BKTE)
+        ]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
@@ -145,14 +195,13 @@ def place(
     mask: Tensor | None,
     positions: Tensor | None,
     document_ids: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: KeyValueCache | None = None,
+    attention: AttentionKind = "causal",
 ) -> Placement:
-    """Find where the tokens of a call stand: positions within their documents, and the keys they see."""
-    documents_BS = document_ids
-    if mask is not None:
-        if mask.shape != input_ids_BS.shape:
-            raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}")
-        documents_BS = torch.where(mask, 0 if document_ids is None else document_ids, -1)
+    """Find where the inputs of a call stand: positions within their documents, and the keys they see."""
+    if mask is not None and mask.shape != input_ids_BS.shape[:2]:
+        raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}")
+    documents_BS = masked_documents(mask, document_ids)
     S = input_ids_BS.shape[1]
     if cache is not None:
         return cache.place(documents_BS, positions, S)
@@ -161,9 +210,29 @@ def place(
     elif positions is None and documents_BS is not None:
         positions = count_positions(documents_BS)
     assert positions is not None
+    causal = attention == "causal"
     if documents_BS is None or bool((documents_BS == documents_BS[:, :1]).all()):
-        return Placement(positions, one_document(S, S, device=input_ids_BS.device))
-    return Placement(positions, Visibility(same_document(documents_BS, documents_BS), is_causal=False))
+        return Placement(positions, Visibility(None, is_causal=causal and S > 1))
+    return Placement(positions, Visibility(same_document(documents_BS, documents_BS, causal=causal), is_causal=False))
+
+
+def masked_documents(mask: Tensor | None, document_ids: Tensor | None) -> Tensor | None:
+    """The documents of a row, its padding being number -1; None when nothing was said."""
+    if mask is None:
+        return document_ids
+    return torch.where(mask, 0 if document_ids is None else document_ids, -1)
+
+
+def see_memory(memory_documents_BT: Tensor | None, documents_BS: Tensor | None) -> Visibility:
+    """What the decoder sees of the encoder's states: those of its own document, unsaid: all but padding."""
+    if memory_documents_BT is None:
+        return Visibility(None, is_causal=False)
+    if documents_BS is None:
+        allowed_BST = (memory_documents_BT >= 0)[:, None]
+    else:
+        allowed_BST = documents_BS[:, :, None] == memory_documents_BT[:, None]
+    allowed_BST = allowed_BST | ~allowed_BST.any(dim=-1, keepdim=True)  # padding that has no counterpart
+    return Visibility(allowed_BST[:, None], is_causal=False)
 
 
 def one_document(num_queries: int, num_keys: int, *, device: torch.device) -> Visibility:
@@ -172,70 +241,87 @@ def one_document(num_queries: int, num_keys: int, *, device: torch.device) -> Vi
         return Visibility(None, is_causal=False)
     if num_queries == num_keys:
         return Visibility(None, is_causal=True)
-    return Visibility(causal(num_queries, num_keys, device)[None, None], is_causal=False)
+    return Visibility(Visibility(None, is_causal=True).mask(num_queries, num_keys, device), is_causal=False)
 
 
-def same_document(queries_BS: Tensor, keys_BT: Tensor) -> Tensor:
-    """Mask (B, 1, S, T): a key of the same document that is not later. The queries are the last S of the T keys."""
-    allowed_BST = queries_BS[:, :, None] == keys_BT[:, None, :]
-    return (allowed_BST & causal(queries_BS.shape[1], keys_BT.shape[1], queries_BS.device))[:, None]
-
-
-def causal(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Mask (S, T): keys that are not later than the query."""
-    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+def same_document(queries_BS: Tensor, keys_BT: Tensor, *, causal: bool) -> Tensor:
+    """Mask (B, 1, S, T): a key of the same document, causal: not later. The queries are the last S of the T keys."""
+    allowed_B1ST = (queries_BS[:, :, None] == keys_BT[:, None, :])[:, None]
+    S, T = allowed_B1ST.shape[2:]
+    return allowed_B1ST & Visibility(None, is_causal=True).mask(S, T, queries_BS.device) if causal else allowed_B1ST
 
 
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (Ainslie et al. 2023); q, k and v are separate matrices.
 
+    With ``memory_size``, keys and values are made from the states of an encoder (cross-attention).
     ``attention_weights`` passes the weights (B, H, S, T) on unchanged: hook it to read or change them (eager only).
     """
 
-    def __init__(self, config: StackConfig) -> None:
+    def __init__(self, config: StackConfig, *, memory_size: int | None = None) -> None:
         super().__init__()
         D, H, K, E = config.hidden_size, config.num_heads, config.kv_heads, config.head_size
+        read = D if memory_size is None else memory_size
         self.q = nn.Linear(D, H * E, bias="q" in config.biases)
-        self.k = nn.Linear(D, K * E, bias="k" in config.biases)
-        self.v = nn.Linear(D, K * E, bias="v" in config.biases)
+        self.k = nn.Linear(read, K * E, bias="k" in config.biases)
+        self.v = nn.Linear(read, K * E, bias="v" in config.biases)
         self.o = nn.Linear(H * E, D, bias="o" in config.biases)
-        self.q_norm = RMSNorm(E, eps=config.norm_eps) if config.qk_norm == "head" else None
-        self.k_norm = RMSNorm(E, eps=config.norm_eps) if config.qk_norm == "head" else None
+        self.q_norm = build_norm(config, E, of_head=True) if config.qk_norm == "head" else None
+        self.k_norm = build_norm(config, E, of_head=True) if config.qk_norm == "head" else None
         self.attention_weights = nn.Identity()
         self.head_size = E
         self.scale = E**-0.5 if config.attention_scale is None else config.attention_scale
+        self.softcap = config.attention_softcap
         self.dropout = config.attention_dropout
         self.backend: Backend = "sdpa"
 
     def forward(
-        self, x_BSD: Tensor, visible: Visibility, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+        self,
+        x_BSD: Tensor,
+        visible: Visibility,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+        memory_BTD: Tensor | None = None,
     ) -> Tensor:
-        """Mix the values that each position may see."""
+        """Mix the values that each position may see; with a memory, those of the memory, which a cache keeps."""
         q_BSHE = self.q(x_BSD).unflatten(-1, (-1, self.head_size))
-        k_BSKE = self.k(x_BSD).unflatten(-1, (-1, self.head_size))
-        v_BSKE = self.v(x_BSD).unflatten(-1, (-1, self.head_size))
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BSHE, k_BSKE = self.q_norm(q_BSHE), self.k_norm(k_BSKE)
+        if self.q_norm is not None:
+            q_BSHE = self.q_norm(q_BSHE)
         if rotation is not None:
-            q_BSHE, k_BSKE = rotate(q_BSHE, *rotation), rotate(k_BSKE, *rotation)
-        q_BHSE, k_BKTE, v_BKTE = q_BSHE.transpose(1, 2), k_BSKE.transpose(1, 2), v_BSKE.transpose(1, 2)
-        if cache is not None:
-            k_BKTE, v_BKTE = cache.append(k_BKTE, v_BKTE)
-        attend = self.attend_sdpa if self.backend == "sdpa" else self.attend_eager
-        output: Tensor = self.o(attend(q_BHSE, k_BKTE, v_BKTE, visible).transpose(1, 2).flatten(2))
+            q_BSHE = rotate(q_BSHE, *rotation)
+        if memory_BTD is not None and cache is not None and cache.length:
+            k_BKTE, v_BKTE = cache.stored
+        else:
+            k_BKTE, v_BKTE = self.keys_values(x_BSD if memory_BTD is None else memory_BTD, rotation)
+            if cache is not None:
+                k_BKTE, v_BKTE = cache.append(k_BKTE, v_BKTE)
+        fused = self.backend == "sdpa" and self.softcap is None
+        attend = self.attend_sdpa if fused else self.attend_eager
+        output: Tensor = self.o(attend(q_BSHE.transpose(1, 2), k_BKTE, v_BKTE, visible).transpose(1, 2).flatten(2))
         return output
+
+    def keys_values(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, T, E) of states."""
+        k_BTKE = self.k(x_BTD).unflatten(-1, (-1, self.head_size))
+        v_BTKE = self.v(x_BTD).unflatten(-1, (-1, self.head_size))
+        if self.k_norm is not None:
+            k_BTKE = self.k_norm(k_BTKE)
+        if rotation is not None:
+            k_BTKE = rotate(k_BTKE, *rotation)
+        return k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
 
     def attend_sdpa(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
         """Attention by torch's fused kernels; the weights exist nowhere."""
         group = q_BHSE.shape[1] // k_BKTE.shape[1]
-        if group > 1 and visible.allowed is not None and q_BHSE.device.type != "cpu":
+        mask = visible.allowed if visible.bias is None else visible.bias.to(q_BHSE.dtype)
+        if group > 1 and mask is not None and q_BHSE.device.type != "cpu":
             # of CUDA's fused kernels, none takes both a mask and groups
             k_BKTE, v_BKTE = k_BKTE.repeat_interleave(group, dim=1), v_BKTE.repeat_interleave(group, dim=1)
         return F.scaled_dot_product_attention(
             q_BHSE,
             k_BKTE,
             v_BKTE,
-            attn_mask=visible.allowed,
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=visible.is_causal,
             scale=self.scale,
@@ -247,10 +333,12 @@ class Attention(nn.Module):
         group = q_BHSE.shape[1] // k_BKTE.shape[1]
         k_BHTE, v_BHTE = k_BKTE.repeat_interleave(group, dim=1), v_BKTE.repeat_interleave(group, dim=1)
         scores_BHST = q_BHSE @ k_BHTE.transpose(2, 3) * self.scale
-        allowed = visible.allowed
-        if visible.is_causal:
-            allowed = causal(q_BHSE.shape[2], k_BKTE.shape[2], q_BHSE.device)
-        if allowed is not None:
+        if self.softcap is not None:
+            scores_BHST = soft_cap(scores_BHST, self.softcap)
+        if visible.bias is not None:
+            scores_BHST = scores_BHST + visible.bias
+        elif visible.allowed is not None or visible.is_causal:
+            allowed = visible.mask(q_BHSE.shape[2], k_BKTE.shape[2], q_BHSE.device)
             scores_BHST = scores_BHST.masked_fill(~allowed, float("-inf"))
         weights_BHST = scores_BHST.softmax(dim=-1, dtype=torch.promote_types(scores_BHST.dtype, torch.float32))
         weights_BHST = self.attention_weights(weights_BHST.to(v_BHTE.dtype))
@@ -258,13 +346,27 @@ class Attention(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square layer normalisation."""
+    """Root mean square layer normalisation; ``offset`` is added to the weight."""
 
-    def __init__(self, size: int, *, eps: float) -> None:
+    def __init__(self, size: int, *, eps: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.full((size,), 1 - offset))
         self.eps = eps
+        self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide by the root mean square of the last dimension, and scale."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight + self.offset if self.offset else self.weight, self.eps)
+
+
+def build_norm(config: StackConfig, size: int | None = None, *, of_head: bool = False) -> nn.Module:
+    """The norm that the stack chose, over the hidden size or another; over a head always RMSNorm."""
+    size = config.hidden_size if size is None else size
+    if config.norm == "layer_norm" and not of_head:
+        return nn.LayerNorm(size, eps=config.norm_eps)
+    return RMSNorm(size, eps=config.norm_eps, offset=1.0 if config.norm == "rms_norm_plus_one" else 0.0)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """Values bent to stay within ``cap`` (Gemma 2; Bello et al. 2016)."""
+    return cap * torch.tanh(x / cap)

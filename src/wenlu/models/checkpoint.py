@@ -12,17 +12,20 @@ from wenlu.core.errors import CheckpointError
 from wenlu.models import gguf
 from wenlu.models.build import FAMILIES, family
 from wenlu.models.families._files import read_config
+from wenlu.models.transformer import Transformer
 
 OWN_PREFIX = "wenlu_"  # of model types that no other library knows
 
 
 def save_model(model: nn.Module, directory: Path) -> None:
-    """Write config.json and the weights, in float32, as the first family that can express the model writes them.
+    """Write config.json and the weights, in float32, as its own family or the first that can express it writes them.
 
     Raises:
         CheckpointError: ``models.no_family`` when none can.
     """
     names = plugins.names(FAMILIES)
+    if isinstance(model, Transformer) and model.kind is not None:
+        names = [model.kind, *names]
     if not any(family(name).save(model, directory) for name in names):
         raise CheckpointError("models.no_family", path=directory, families=", ".join(names))
 

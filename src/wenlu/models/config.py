@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
     from wenlu.models.statistics import Statistics
 
-Norm = Literal["layer_norm", "rms_norm"]
-Position = Literal["learned", "rotary"]
+Norm = Literal["layer_norm", "rms_norm", "rms_norm_plus_one"]  # plus one: the weight is added to 1 (Gemma)
+NormPlacement = Literal[
+    "before", "after", "around"
+]  # a sublayer, or what it was added to ("after"); around: both sides
+OuterNorm = Literal["embedding", "final"]
+Position = Literal["learned", "sinusoidal", "rotary", "relative"]
+AttentionKind = Literal["causal", "bidirectional"]
 FeedForwardKind = Literal["dense", "gated"]
-Activation = Literal["gelu", "gelu_tanh", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh"]
 QueryKeyNorm = Literal["none", "head"]
+Head = Literal["language_model", "pooler", "pair", "sequence", "token", "span"]
 Bias = Literal["q", "k", "v", "o", "ffn"]
 Scheme = Literal["gpt2", "wenlu"]
 
@@ -36,16 +42,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the slow rotary frequencies.
+    """Stretching of the slow rotary frequencies by ``factor``, Llama 3.1's; without a longest context, of all of them.
 
     Wavelengths beyond ``original_max_positions / low_frequency_factor`` are multiplied by ``factor``, those below
     ``original_max_positions / high_frequency_factor`` stay, those between are interpolated.
     """
 
     factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_max_positions: int
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_max_positions: int | None = None
 
     def __post_init__(self) -> None:
         if self.high_frequency_factor <= self.low_frequency_factor:
@@ -56,7 +62,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """One tower of identical Transformer layers with its embeddings: causal, normalised before each sublayer."""
+    """One tower of identical Transformer layers with its embeddings; by default causal, with norms before sublayers."""
 
     hidden_size: int
     num_layers: int
@@ -65,41 +71,66 @@ class StackConfig:
     max_positions: int
     num_kv_heads: int | None = None  # None: num_heads (multi-head); 1: multi-query
     head_dim: int | None = None  # None: hidden_size // num_heads
+    num_distinct_layers: int | None = None  # None: all; ALBERT has one, used again and again
+    attention: AttentionKind = "causal"
+    memory_size: int | None = None  # of the encoder's states that each layer attends to as well; None: no such sublayer
     norm: Norm = "layer_norm"
     norm_eps: float = 1e-5
+    norm_placement: NormPlacement = "before"
+    outer_norms: frozenset[OuterNorm] = frozenset({"final"})  # after the embeddings, after the last layer
     qk_norm: QueryKeyNorm = "none"  # head: RMSNorm over each head of q and of k, before the rotation
     position: Position = "learned"
+    position_offset: int = 0  # rows of the table before position 0 (RoBERTa and BART: 2)
     rope_theta: float = DEFAULT_ROPE_THETA
     rope_scaling: RopeScaling | None = None
+    relative_buckets: int = 32
+    relative_distance: int = 128
+    window: int | None = None  # keys that a query sees, itself included; None: all
+    full_every: int | None = None  # each n-th layer has no window
+    window_rope_theta: float | None = None  # of layers with a window; None: rope_theta
+    num_segments: int = 0
+    embedding_size: int | None = None  # None: hidden_size; else a matrix takes embeddings to it (ALBERT)
+    embedding_scale: float = 1.0
+    mel_bins: int | None = None  # the input is a spectrogram, read by two convolutions (Whisper)
     ffn: FeedForwardKind = "dense"
     activation: Activation = "gelu_tanh"
     biases: frozenset[Bias] = ALL_BIASES
     attention_scale: float | None = None  # None: head size ** -0.5
+    attention_softcap: float | None = None  # scores stay within it, by tanh (Gemma 2)
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
+    ffn_dropout: float = 0.0  # after the activation
     residual_dropout: float = 0.0
+    final_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("num_kv_heads", "head_dim"):
+        for name in _SIZES:
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
-        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+        for name in _DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError("models.dropout_range", name=name, value=getattr(self, name))
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise SettingsError("models.heads_split", hidden_size=self.hidden_size, num_heads=self.num_heads)
         if self.num_heads % self.kv_heads:
             raise SettingsError("models.kv_heads_split", num_heads=self.num_heads, num_kv_heads=self.kv_heads)
-        if self.position != "rotary":
-            for name, default in (("rope_theta", DEFAULT_ROPE_THETA), ("rope_scaling", None)):
-                if getattr(self, name) != default:
-                    raise SettingsError(
-                        "models.rope_unused", name=name, value=getattr(self, name), position=self.position
-                    )
-        elif self.head_size % 2:
+        if self.num_layers % self.distinct_layers:
+            raise SettingsError(
+                "models.layers_split", num_layers=self.num_layers, num_distinct_layers=self.distinct_layers
+            )
+        if self.position == "rotary" and self.head_size % 2:
             raise SettingsError("models.rope_odd_head", head_dim=self.head_size, position=self.position)
+        for name, (choice, used) in _READ_BY.items():
+            if getattr(self, choice) not in used and getattr(self, name) != _DEFAULTS[name]:
+                raise SettingsError(
+                    "models.choice_unused", name=name, value=getattr(self, name), choice=choice,
+                    found=getattr(self, choice),
+                )  # fmt: skip
+        for name in ("full_every", "window_rope_theta"):
+            if self.window is None and getattr(self, name) is not None:
+                raise SettingsError(
+                    "models.choice_unused", name=name, value=getattr(self, name), choice="window", found=None
+                )
 
     @property
     def kv_heads(self) -> int:
@@ -111,19 +142,78 @@ class StackConfig:
         """Size of one head, resolved."""
         return self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
 
+    @property
+    def distinct_layers(self) -> int:
+        """Number of layers with weights of their own, resolved."""
+        return self.num_layers if self.num_distinct_layers is None else self.num_distinct_layers
+
+    @property
+    def token_size(self) -> int:
+        """Size of a token's embedding, resolved."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    def window_of(self, layer: int) -> int | None:
+        """The window of the layer with this number, from 0."""
+        full = self.full_every is not None and (layer + 1) % self.full_every == 0
+        return None if full else self.window
+
+
+_SIZES = (
+    *("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "num_kv_heads", "head_dim"),
+    *("num_distinct_layers", "memory_size", "window", "full_every", "embedding_size", "mel_bins"),
+)
+_DROPOUTS = tuple(field.name for field in fields(StackConfig) if field.name.endswith("_dropout"))
+_DEFAULTS = {field.name: field.default for field in fields(StackConfig)}
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # what only some answers to another choice read
+    **dict.fromkeys(("rope_theta", "rope_scaling", "window_rope_theta"), ("position", ("rotary",))),
+    **dict.fromkeys(("relative_buckets", "relative_distance"), ("position", ("relative",))),
+    "position_offset": ("position", ("learned", "sinusoidal")),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A whole Transformer: its stack, its vocabulary, and how hidden states become logits."""
+    """A whole Transformer: its stacks, its vocabulary, and what stands on the hidden states.
+
+    With an encoder alone, its states are those that the heads read; with both, the decoder attends to the encoder's.
+    """
 
     vocab_size: int
-    decoder: StackConfig
     tie_embeddings: bool  # the output matrix is the token embedding: yes or no, there is no third way
+    decoder: StackConfig | None = None
+    encoder: StackConfig | None = None
+    heads: frozenset[Head] = frozenset({"language_model"})
+    head_transform: Activation | None = None  # a matrix, this activation and a norm before the output matrix (BERT)
+    head_bias: bool = False
+    head_scale: float = 1.0  # of the hidden states before the output matrix (T5)
+    logit_softcap: float | None = None
+    pooled_position: Literal["first", "last"] = "first"  # of a row, for heads that judge the whole of it
+    pooler_activation: Activation = "tanh"
+    classifier_bias: bool = True
+    classifier_dropout: float = 0.0
+    labels: tuple[str, ...] = ()  # of the sequence or the token head
     start_token_id: int | None = None
     end_token_id: int | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
 
     def __post_init__(self) -> None:
         _at_least_one("vocab_size", self.vocab_size)
+        assert self.encoder is not None or self.decoder is not None, "a Transformer has a stack"
+        if self.heads & {"sequence", "token"}:
+            _at_least_one("labels", len(self.labels))
+
+    @property
+    def main(self) -> StackConfig:
+        """The stack whose states the heads read."""
+        stack = self.decoder or self.encoder
+        assert stack is not None
+        return stack
+
+    @property
+    def stacks(self) -> tuple[StackConfig, ...]:
+        """The stacks there are, the encoder first."""
+        return tuple(stack for stack in (self.encoder, self.decoder) if stack is not None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a token stands: counting positions, and rotary embedding.
+"""Where a token stands: counting positions, sinusoids, rotary embedding, relative distances.
 
 Legend: B batch, S query length, H heads, E head size; e = E / 2.
 """
@@ -30,6 +30,8 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     frequencies_e = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
     if scaling is None:
         return frequencies_e
+    if scaling.original_max_positions is None:
+        return frequencies_e / scaling.factor
     turns_e = scaling.original_max_positions * frequencies_e / (2 * math.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     keep_e = ((turns_e - low) / (high - low)).clamp(0, 1)  # 1: fast, unchanged; 0: slow, stretched by the factor
@@ -48,3 +50,32 @@ def rotation(
 def rotate(x_BSHE: Tensor, cos_BS1e: Tensor, sin_BS1e: Tensor) -> Tensor:
     """Turn the pairs (i, i + e) of every head by the angles: the half-split convention of the checkpoints."""
     return rotate_halves(x_BSHE, cos_BS1e.to(x_BSHE.dtype), sin_BS1e.to(x_BSHE.dtype))
+
+
+def sinusoids(positions_BS: Tensor, size: int) -> Tensor:
+    """Sines, then cosines (B, S, size) of positions, in float32 (Vaswani et al. 2017, section 3.5, in other order)."""
+    frequencies_e = inverse_frequencies(size, 10_000.0, None, positions_BS.device)
+    angles_BSe = positions_BS[..., None].float() * frequencies_e
+    return torch.cat((angles_BSe.sin(), angles_BSe.cos()), dim=-1)
+
+
+def relative_buckets(
+    num_queries: int, num_keys: int, *, buckets: int, distance: int, both_ways: bool, device: torch.device
+) -> Tensor:
+    """Bucket (S, T) of each key's distance from each query, the queries being the last of the keys.
+
+    Half of the buckets are single distances, the others grow with their logarithm up to ``distance`` (Raffel et al.
+    2020, section 2.1). Looking both ways, half of all are for later keys.
+    """
+    keys_T = torch.arange(num_keys, device=device)
+    back_ST = keys_T[num_keys - num_queries :, None] - keys_T
+    later = 0 * back_ST
+    if both_ways:
+        buckets //= 2
+        later = buckets * (back_ST < 0)
+        back_ST = back_ST.abs()
+    back_ST = back_ST.clamp(min=0)
+    single = buckets // 2
+    grown_ST = torch.log(back_ST.clamp(min=1).float() / single) / math.log(distance / single) * (buckets - single)
+    far_ST = (single + grown_ST.long()).clamp(max=buckets - 1)
+    return later + torch.where(back_ST < single, back_ST, far_ST)

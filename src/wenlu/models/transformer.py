@@ -1,34 +1,43 @@
-"""The Transformer of all families: embeddings, identical layers, a final norm, a head.
+"""The Transformer of all families: embeddings, identical layers, norms, in one stack or two, and the heads.
 
-    x ──┬──▶ norm ──▶ self-attention ──▶ (+) ──┬──▶ norm ──▶ feed-forward ──▶ (+) ──▶
-        └───────────────────────────────▲──┘   └──────────────────────────────▲──┘
+    before: x ──┬──▶ norm ──▶ attention ──▶ (+) ──┬──▶ norm ──▶ feed-forward ──▶ (+) ──▶
+                └──────────────────────────▲──┘   └────────────────────────────▲──┘
+    after:  x ──┬──▶ attention ──▶ (+) ──▶ norm ──┬──▶ feed-forward ──▶ (+) ──▶ norm ──▶
+                └─────────────────▲───┘           └───────────────────▲───┘
 
 What differs between families is a choice on ``StackConfig``; the branches that the choices make stand in ``forward`` of
-Layer, Attention and Stack and nowhere else.
+Embeddings, Layer, Attention and Stack and nowhere else.
 
-Legend: B batch, S query length, T key length, D hidden size, F feed-forward size, V vocabulary.
+Legend: B batch, S query length, T key length, D hidden size, E size of a token's embedding, F feed-forward size,
+V vocabulary, M mel bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.errors import RequestError
-from wenlu.models.attention import Attention, Backend, KeyValueCache, LayerCache, RMSNorm, Visibility, place
-from wenlu.models.config import Activation, Cache, StackConfig, TransformerConfig
-from wenlu.models.heads import LanguageModelCalls, LanguageModelHead
-from wenlu.models.positions import rotation
+from wenlu.models.attention import (
+    ACTIVATIONS,
+    Attention,
+    Backend,
+    KeyValueCache,
+    LayerCache,
+    Visibility,
+    build_norm,
+    masked_documents,
+    place,
+    see_memory,
+)
+from wenlu.models.config import Cache, StackConfig, TransformerConfig
+from wenlu.models.heads import Heads, log_probs_of_targets
+from wenlu.models.positions import relative_buckets, rotation, sinusoids
 from wenlu.models.statistics import Statistics, transformer_statistics
-
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-}
 
 
 class FeedForward(nn.Module):
@@ -43,94 +52,234 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.activation = ACTIVATIONS[config.activation]
+        self.dropout = nn.Dropout(config.ffn_dropout)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Transform every position by itself."""
         up_BSF = self.up(x_BSD)
         inner_BSF = self.activation(up_BSF) if self.gate is None else self.activation(self.gate(x_BSD)) * up_BSF
-        output: Tensor = self.down(inner_BSF)
+        output: Tensor = self.down(self.dropout(inner_BSF))
         return output
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, each added to what came in."""
+    """Self-attention, attention to an encoder's memory if there is one, feed-forward, each added to its input."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
+        around = config.norm_placement == "around"
         self.self_attention_norm = build_norm(config)
         self.self_attention = Attention(config)
+        self.self_attention_end_norm = build_norm(config) if around else None
+        crossing = config.memory_size is not None
+        self.cross_attention_norm = build_norm(config) if crossing else None
+        self.cross_attention = Attention(config, memory_size=config.memory_size) if crossing else None
         self.ffn_norm = build_norm(config)
         self.ffn = FeedForward(config)
+        self.ffn_end_norm = build_norm(config) if around else None
         self.dropout = nn.Dropout(config.residual_dropout)
+        self.norm_placement = config.norm_placement
 
     def forward(
-        self, x_BSD: Tensor, visible: Visibility, rotation: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+        self,
+        x_BSD: Tensor,
+        visible: Visibility,
+        rotation: tuple[Tensor, Tensor] | None,
+        cache: LayerCache | None,
+        memory: Memory | None,
     ) -> Tensor:
         """One layer; ``cache`` holds the keys and values of this layer alone."""
         x_BSD = self.residual(
-            x_BSD, self.self_attention_norm, lambda h: self.self_attention(h, visible, rotation, cache)
+            x_BSD,
+            self.self_attention_norm,
+            lambda h: self.self_attention(h, visible, rotation, cache),
+            self.self_attention_end_norm,
         )
-        return self.residual(x_BSD, self.ffn_norm, self.ffn)
+        if self.cross_attention is not None and self.cross_attention_norm is not None:
+            attend = self.cross_attention
+            assert memory is not None, "a decoder with cross-attention needs a memory"
+            x_BSD = self.residual(
+                x_BSD,
+                self.cross_attention_norm,
+                lambda h: attend(h, memory["visible"], None, memory["cache"], memory["states"]),
+            )
+        return self.residual(x_BSD, self.ffn_norm, self.ffn, self.ffn_end_norm)
 
-    def residual(self, x_BSD: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Where the norm stands: before the sublayer, so that the residual stream itself is never normalised."""
-        added: Tensor = self.dropout(sublayer(norm(x_BSD)))
-        return x_BSD + added
+    def residual(
+        self, x_BSD: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], end_norm: nn.Module | None = None
+    ) -> Tensor:
+        """Where the norm stands: before the sublayer, at both its ends, or after the addition."""
+        output_BSD: Tensor
+        if self.norm_placement == "after":
+            output_BSD = norm(x_BSD + self.dropout(sublayer(x_BSD)))
+        else:
+            added = sublayer(norm(x_BSD))
+            output_BSD = x_BSD + self.dropout(added if end_norm is None else end_norm(added))
+        return output_BSD
+
+
+class Memory(TypedDict):
+    """What the layers of a decoder read of an encoder."""
+
+    states: Tensor  # (B, T, D of the encoder)
+    visible: Visibility
+    cache: LayerCache | None
+
+
+class SpectrogramReader(nn.Module):
+    """Two convolutions over time, the second halves it (Radford et al. 2022, section 2.2)."""
+
+    def __init__(self, mel_bins: int, hidden_size: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(mel_bins, hidden_size, kernel_size=3, padding=1)
+        self.second = nn.Conv1d(hidden_size, hidden_size, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, features_BMS: Tensor) -> Tensor:
+        """States (B, S / 2, D) of log-mel frames (B, M, S)."""
+        states_BDS: Tensor = F.gelu(self.second(F.gelu(self.first(features_BMS))))
+        return states_BDS.transpose(1, 2)
 
 
 class Embeddings(nn.Module):
-    """Token ids to vectors, with learned positions added where the scheme has them."""
+    """Inputs to vectors: tokens or spectrograms, with positions and segments added where the stack has them.
 
-    def __init__(self, config: StackConfig, vocab_size: int) -> None:
+    ``vocab_size`` None: the tokens' embedding is that of another stack.
+    """
+
+    def __init__(self, config: StackConfig, vocab_size: int | None) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
+        size, places = config.token_size, config.max_positions + config.position_offset
+        spectrograms = config.mel_bins is not None
+        self.token = nn.Embedding(vocab_size, size) if vocab_size is not None and not spectrograms else None
+        self.spectrogram = None if config.mel_bins is None else SpectrogramReader(config.mel_bins, size)
+        self.position = nn.Embedding(places, size) if config.position == "learned" else None
+        self.segment = nn.Embedding(config.num_segments, size) if config.num_segments else None
+        self.norm = build_norm(config, size) if "embedding" in config.outer_norms else None
         self.dropout = nn.Dropout(config.embedding_dropout)
+        self.projection = nn.Linear(size, config.hidden_size) if config.embedding_size is not None else None
+        self.config = config
 
-    def forward(self, input_ids_BS: Tensor, positions_BS: Tensor) -> Tensor:
-        """The residual stream's first state."""
-        x_BSD: Tensor = self.token(input_ids_BS)
+    def forward(self, x_BSE: Tensor, positions_BS: Tensor, segments_BS: Tensor | None) -> Tensor:
+        """The residual stream's first state, from the tokens' vectors."""
+        config = self.config
+        if config.embedding_scale != 1.0:
+            x_BSE = x_BSE * torch.tensor(config.embedding_scale, dtype=x_BSE.dtype, device=x_BSE.device)
         if self.position is not None:
-            x_BSD = x_BSD + self.position(positions_BS)
-        embedded: Tensor = self.dropout(x_BSD)
-        return embedded
+            x_BSE = x_BSE + self.position(positions_BS + config.position_offset)
+        elif config.position == "sinusoidal":
+            x_BSE = x_BSE + sinusoids(positions_BS + config.position_offset, config.token_size).to(x_BSE.dtype)
+        if self.segment is not None:
+            x_BSE = x_BSE + self.segment(torch.zeros_like(positions_BS) if segments_BS is None else segments_BS)
+        if self.norm is not None:
+            x_BSE = self.norm(x_BSE)
+        x_BSE = self.dropout(x_BSE)
+        return x_BSE if self.projection is None else self.projection(x_BSE)
 
 
 class Stack(nn.Module):
-    """One tower: embeddings, identical layers, a final norm."""
+    """One tower: embeddings, identical layers, a final norm where it has one."""
 
-    def __init__(self, config: StackConfig, vocab_size: int) -> None:
+    def __init__(self, config: StackConfig, vocab_size: int | None) -> None:
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config, vocab_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.final_norm = build_norm(config)
+        self.relative = (
+            nn.Embedding(config.relative_buckets, config.num_heads) if config.position == "relative" else None
+        )
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.distinct_layers))
+        self.final_norm = build_norm(config) if "final" in config.outer_norms else None
+        self.dropout = nn.Dropout(config.final_dropout)
 
     def forward(
-        self, input_ids_BS: Tensor, positions_BS: Tensor, visible: Visibility, cache: KeyValueCache | None
+        self,
+        x_BSE: Tensor,
+        positions_BS: Tensor,
+        visible: Visibility,
+        *,
+        segments_BS: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        memory_BTD: Tensor | None = None,
+        memory_visible: Visibility | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm."""
+        """Hidden states after the final norm, of the tokens' vectors or of a spectrogram's states."""
         config = self.config
-        x_BSD = self.embeddings(input_ids_BS, positions_BS)
-        angles = None
-        if config.position == "rotary":
-            angles = rotation(
-                positions_BS, head_dim=config.head_size, theta=config.rope_theta, scaling=config.rope_scaling
-            )
-        for number, layer in enumerate(self.layers):
-            x_BSD = layer(x_BSD, visible, angles, None if cache is None else cache.layers[number])
-        output: Tensor = self.final_norm(x_BSD)
+        S = x_BSE.shape[1]
+        T = S if cache is None else cache.length
+        x_BSD = self.embeddings(x_BSE, positions_BS, segments_BS)
+        if self.relative is not None:
+            buckets_ST = relative_buckets(
+                S, T, buckets=config.relative_buckets, distance=config.relative_distance,
+                both_ways=config.attention == "bidirectional", device=x_BSD.device,
+            )  # fmt: skip
+            visible = visible.with_bias(self.relative(buckets_ST).permute(2, 0, 1))
+        windows = {config.window_of(number) for number in range(config.num_layers)}
+        near = {window: visible.within(window, S, T, x_BSD.device) for window in windows}
+        angles = {window: self.angles(positions_BS, window) for window in windows}
+        for number in range(config.num_layers):
+            layer, window = self.layers[number * config.distinct_layers // config.num_layers], config.window_of(number)
+            memory: Memory | None = None
+            if memory_BTD is not None and memory_visible is not None:
+                kept = None if cache is None else cache.memories[number]
+                memory = {"states": memory_BTD, "visible": memory_visible, "cache": kept}
+            own = None if cache is None else cache.layers[number]
+            x_BSD = layer(x_BSD, near[window], angles[window], own, memory)
+        if self.final_norm is not None:
+            x_BSD = self.final_norm(x_BSD)
+        output: Tensor = self.dropout(x_BSD)
         return output
 
+    def angles(self, positions_BS: Tensor, window: int | None) -> tuple[Tensor, Tensor] | None:
+        """The rotary angles of layers with this window; those with another base are not stretched."""
+        config = self.config
+        if config.position != "rotary":
+            return None
+        local = window is not None and config.window_rope_theta is not None
+        theta = config.window_rope_theta if local and config.window_rope_theta is not None else config.rope_theta
+        scaling = None if local else config.rope_scaling
+        return rotation(positions_BS, head_dim=config.head_size, theta=theta, scaling=scaling)
 
-class Transformer(LanguageModelCalls):
-    """A causal language model. Implements ``wenlu.models.config.LanguageModel``."""
+
+class Context(TypedDict, total=False):
+    """What a call may say of its inputs; see ``Transformer.hidden``."""
+
+    mask: Tensor | None
+    positions: Tensor | None
+    segments: Tensor | None
+    document_ids: Tensor | None
+    memory: Tensor | None
+    memory_mask: Tensor | None
+    memory_document_ids: Tensor | None
+    cache: Cache | None
+
+
+class Transformer(nn.Module):
+    """A model of any family. One with a decoder implements ``wenlu.models.config.LanguageModel``.
+
+    The calls ``forward``, ``hidden`` and ``target_log_probs`` are those of the decoder, or of a lone encoder.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.decoder = Stack(config.decoder, config.vocab_size)
-        self.head = LanguageModelHead(config.decoder.hidden_size, config.vocab_size, tied=config.tie_embeddings)
+        self.kind: str | None = None  # of several families that can express the model, the one it comes from
+        vocab_size = config.vocab_size
+        self.encoder = None if config.encoder is None else Stack(config.encoder, vocab_size)
+        shared = self.encoder is not None and self.encoder.embeddings.token is not None
+        self.decoder = None if config.decoder is None else Stack(config.decoder, None if shared else vocab_size)
+        self.head = Heads(config)
+
+    @property
+    def main(self) -> Stack:
+        """The stack whose states the heads read: the decoder, or a lone encoder."""
+        stack = self.decoder or self.encoder
+        assert stack is not None
+        return stack
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The vectors of the tokens, which two stacks share."""
+        tables = (stack.embeddings.token for stack in (self.encoder, self.decoder) if stack is not None)
+        return next(table for table in tables if table is not None)
 
     @property
     def vocab_size(self) -> int:
@@ -140,7 +289,7 @@ class Transformer(LanguageModelCalls):
     @property
     def max_positions(self) -> int:
         """The longest context that the model was made for."""
-        return self.config.decoder.max_positions
+        return self.config.main.max_positions
 
     @property
     def attention_backend(self) -> Backend:
@@ -152,13 +301,25 @@ class Transformer(LanguageModelCalls):
         for attention in self._attentions():
             attention.backend = backend
 
+    def forward(self, input_ids_BS: Tensor, **context: Unpack[Context]) -> Tensor:
+        """Logits (B, S, V): a decoder's of the token after each position, a lone encoder's of the token there."""
+        return self.logits(self.hidden(input_ids_BS, **context))
+
+    def target_log_probs(self, input_ids_BS: Tensor, labels_BS: Tensor, **context: Unpack[Context]) -> Tensor:
+        """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
+        return log_probs_of_targets(self.hidden(input_ids_BS, **context), labels_BS, self.logits)
+
     def hidden(
         self,
         input_ids_BS: Tensor,
         *,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
+        segments: Tensor | None = None,
         document_ids: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        memory_document_ids: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Hidden states (B, S, D) after the final norm.
@@ -166,46 +327,85 @@ class Transformer(LanguageModelCalls):
         Args:
             mask: bool (B, S), False at padding, which is a document of its own that sees itself.
             positions: int64 (B, S); counted within each document when not given.
+            segments: int64 (B, S), of an encoder that has them: 0 the first text of a pair, 1 the second.
             document_ids: int64 (B, S), -1 at padding; a token sees only its own document.
+            memory: (B, T, D) of ``encode``, for a decoder that attends to it; with a cache, read at its first call.
+            memory_mask: bool (B, T), False at padding.
+            memory_document_ids: int64 (B, T), -1 at padding; with them, ``document_ids`` say who sees what.
             cache: made by ``new_cache``; the other arguments then describe the new tokens only.
 
         Raises:
             RequestError: ``models.too_long`` beyond a learned position table, ``models.cache_full`` beyond the cache.
         """
+        if self.decoder is None:
+            assert cache is None and memory is None, "an encoder has neither a cache nor a memory"
+            return self.encode(
+                input_ids_BS, mask=mask, positions=positions, segments=segments, document_ids=document_ids
+            )
         assert cache is None or isinstance(cache, KeyValueCache), "a Transformer needs the cache that it made"
         placement = place(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        if self.config.decoder.position == "learned":  # asked here: a question of values would break a compiled stack
-            length = int(placement.positions.max()) + 1
-            if length > self.max_positions:
-                raise RequestError("models.too_long", length=length, max_positions=self.max_positions)
-        output: Tensor = self.decoder(input_ids_BS, placement.positions, placement.visible, cache)
+        self._check_positions(placement.positions, self.decoder.config)
+        visible = None
+        if memory is not None:
+            memory_documents = masked_documents(memory_mask, memory_document_ids)
+            documents = None if memory_document_ids is None else masked_documents(mask, document_ids)
+            visible = see_memory(memory_documents, documents)
+            if cache is not None:
+                visible = cache.keep_memory(visible, memory.shape[1])
+        output: Tensor = self.decoder(
+            self.token_embedding(input_ids_BS), placement.positions, placement.visible,
+            segments_BS=segments, cache=cache, memory_BTD=memory, memory_visible=visible,
+        )  # fmt: skip
+        return output
+
+    def encode(
+        self,
+        inputs: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        document_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The encoder's hidden states (B, T, D) of token ids (B, T), or of a spectrogram (B, M, 2 T).
+
+        Raises:
+            RequestError: ``models.too_long`` beyond a learned position table.
+        """
+        assert self.encoder is not None, "this model has no encoder"
+        reader = self.encoder.embeddings.spectrogram
+        x_BTE = self.token_embedding(inputs) if reader is None else reader(inputs)
+        placement = place(
+            x_BTE[:, :, 0] if reader is not None else inputs,
+            mask=mask, positions=positions, document_ids=document_ids, attention=self.encoder.config.attention,
+        )  # fmt: skip
+        self._check_positions(placement.positions, self.encoder.config)
+        output: Tensor = self.encoder(x_BTE, placement.positions, placement.visible, segments_BS=segments)
         return output
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
-        output: Tensor = self.head(hidden, self.decoder.embeddings.token.weight)
+        output: Tensor = self.head(hidden, self.token_embedding.weight)
         return output
 
     def new_cache(self, batch_size: int, max_length: int) -> KeyValueCache:
         """An empty cache for ``batch_size`` rows of at most ``max_length`` positions."""
-        device = self.decoder.embeddings.token.weight.device
-        return KeyValueCache(
-            num_layers=self.config.decoder.num_layers, batch_size=batch_size, max_length=max_length, device=device
-        )
+        assert self.decoder is not None, "only a decoder goes on from what it has read"
+        device = self.token_embedding.weight.device
+        num_layers = self.decoder.config.num_layers
+        return KeyValueCache(num_layers=num_layers, batch_size=batch_size, max_length=max_length, device=device)
 
     def statistics(self, *, sequence_length: int) -> Statistics:
         """Parameters, FLOPs and bytes at this sequence length."""
         return transformer_statistics(self.config, sequence_length=sequence_length)
 
+    def _check_positions(self, positions: Tensor, stack: StackConfig) -> None:
+        """Asked outside the stack: a question of values would break a compiled one."""
+        if stack.position == "learned" and (length := int(positions.max()) + 1) > stack.max_positions:
+            raise RequestError("models.too_long", length=length, max_positions=stack.max_positions)
+
     def _attentions(self) -> list[Attention]:
         return [module for module in self.modules() if isinstance(module, Attention)]
-
-
-def build_norm(config: StackConfig) -> nn.Module:
-    """The norm that the stack chose, over the hidden size."""
-    if config.norm == "rms_norm":
-        return RMSNorm(config.hidden_size, eps=config.norm_eps)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
 
 def on_meta(config: TransformerConfig) -> Transformer:

@@ -90,12 +90,12 @@ def fit_bigrams(model: Transformer, tokens: TokenArray, *, steps: int, seed: int
     bits.
     """
     started = time.perf_counter()
-    embedding, output = model.decoder.embeddings.token.weight, model.head.output
-    assert output is not None, "a tied output matrix cannot say what follows"
+    embedding, output, norm = model.token_embedding.weight, model.head.output, model.main.final_norm
+    assert output is not None and norm is not None, "a tied output matrix cannot say what follows"
     pairs = Pairs.of(tokens, len(embedding))
     with seeded(derive_seed(seed, "bigrams"), embedding.device):
         _factorize(pairs, embedding, output.weight)
-        fit = _Fit(pairs, embedding, output.weight, model.decoder.final_norm)
+        fit = _Fit(pairs, embedding, output.weight, norm)
         loss = first = math.nan
         step = 0
         with progress("training.bigrams_progress", total=steps, unit="steps") as bar:

@@ -34,7 +34,9 @@ def compile_layers(model: nn.Module) -> None:
     if find_compiler() is None:
         raise DeviceError("training.no_compiler")
     assert isinstance(model, Transformer), "other models refuse train.compile"
-    model.decoder.compile(dynamic=False)
+    for stack in (model.encoder, model.decoder):
+        if stack is not None:
+            stack.compile(dynamic=False)
 
 
 def may_compile(model: nn.Module) -> bool:

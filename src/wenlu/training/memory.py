@@ -115,13 +115,15 @@ def _attention_bytes(model: nn.Module, settings: RunSettings) -> int:
     """Masks of packed rows, of which each layer keeps one; and the weights, unless the fused kernel takes them."""
     if not isinstance(model, Transformer):
         return 0
-    train, stack = settings.train, model.config.decoder
+    train, found = settings.train, 0
     pairs = train.batch_size * train.sequence_length**2
-    masks = pairs * (2 + 4 * stack.num_layers)
-    if train.attention == "eager" or stack.attention_dropout:
-        kept = 9 if stack.attention_dropout else 4  # softmax; with dropout its mask and its result as well
-        masks += pairs * stack.num_heads * kept * stack.num_layers
-    return masks
+    for stack in model.config.stacks:
+        layers = stack.num_layers * (1 if stack.memory_size is None else 2)  # cross-attention has a mask of its own
+        found += pairs * (2 + 4 * layers)
+        if train.attention == "eager" or stack.attention_dropout or stack.attention_softcap is not None:
+            kept = 9 if stack.attention_dropout else 4  # softmax; with dropout its mask and its result as well
+            found += pairs * stack.num_heads * kept * layers
+    return found
 
 
 def _muon_bytes(shapes: list[tuple[int, ...]]) -> int:

@@ -80,7 +80,8 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
         elif parameter.ndim < 2:
             roles[name] = "vector"
         else:
-            roles[name] = "head" if name.startswith("head.") else "matrix"
+            inner = name.startswith(("head.transform.", "head.pooler."))
+            roles[name] = "head" if name.startswith("head.") and not inner else "matrix"
     return roles
 
 

@@ -56,6 +56,19 @@ class HFConfig:
         """An integer, or None when the file does not say."""
         return None if self._value(key) is None else self.integer(key)
 
+    def names(self, key: str) -> list[str]:
+        """A list of words; empty when the file does not say."""
+        value = self.values.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise CheckpointError(
+                "models.config_type", key=key, value=value, expected="list of strings", path=self.path
+            )
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        """A number, or None when the file does not say."""
+        return None if self.values.get(key) is None else self.number(key)
+
     def token_id(self, key: str) -> int | None:
         """A token id; of several, the first. None when there is none."""
         value = self._value(key)

@@ -1,4 +1,4 @@
-"""What Llama and Qwen share: rotary positions, RMSNorm, a gated feed-forward, grouped keys and values."""
+"""What Llama, Mistral, Qwen and Gemma share: rotary positions, RMSNorm, gated feed-forward, grouped keys."""
 
 from __future__ import annotations
 
@@ -29,12 +29,20 @@ NAMES = """
     model.layers.{}.self_attn.k_proj           -> decoder.layers.{}.self_attention.k
     model.layers.{}.self_attn.v_proj           -> decoder.layers.{}.self_attention.v
     model.layers.{}.self_attn.o_proj           -> decoder.layers.{}.self_attention.o
-    model.layers.{}.post_attention_layernorm   -> decoder.layers.{}.ffn_norm
     model.layers.{}.mlp.gate_proj              -> decoder.layers.{}.ffn.gate
     model.layers.{}.mlp.up_proj                -> decoder.layers.{}.ffn.up
     model.layers.{}.mlp.down_proj              -> decoder.layers.{}.ffn.down
     model.norm                                 -> decoder.final_norm
     lm_head                                    -> head.output
+    score                                      -> head.classifier
+"""
+BEFORE = """
+    model.layers.{}.post_attention_layernorm   -> decoder.layers.{}.ffn_norm
+"""
+AROUND = """
+    model.layers.{}.post_attention_layernorm   -> decoder.layers.{}.self_attention_end_norm
+    model.layers.{}.pre_feedforward_layernorm  -> decoder.layers.{}.ffn_norm
+    model.layers.{}.post_feedforward_layernorm -> decoder.layers.{}.ffn_end_norm
 """
 NORMS = """
     model.layers.{}.self_attn.q_norm           -> decoder.layers.{}.self_attention.q_norm
@@ -47,43 +55,78 @@ class LlamaKind:
     """The little in which the Llama-like families differ."""
 
     model_type: str
-    architecture: str
+    name: str  # of their classes, as in LlamaForCausalLM
     fixed_biases: frozenset[Bias] | None = None  # None: the config.json says, in attention_bias and mlp_bias
     qk_norm: QueryKeyNorm = "none"
     head_dim: int | None = None  # what a config.json without head_dim means; None: hidden size / heads
+    tied: bool = False  # what a config.json without tie_word_embeddings means
+    windowed: bool = False  # sliding_window holds, in all layers or in those that layer_types names
+    full_every: int | None = None  # without layer_types
+    gemma: bool = False  # norms of weight + 1 at both ends of a sublayer, scaled embeddings, caps
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json; rotary settings in the older format (rope_theta) and the newer (rope_parameters)."""
-        hf.require("use_sliding_window", False)
-        hf.require_all("layer_types", "full_attention")
-        theta, scaling = read_rope(hf)
+        theta, scaling, local_theta = read_rope(hf)
+        hidden_size = hf.integer("hidden_size")
+        window, full_every = self.windows(hf)
+        scale = hf.number("query_pre_attn_scalar", 256) ** -0.5 if self.gemma else None
         return TransformerConfig(
             vocab_size=hf.integer("vocab_size"),
-            tie_embeddings=hf.boolean("tie_word_embeddings", False),
+            tie_embeddings=hf.boolean("tie_word_embeddings", self.tied),
             start_token_id=hf.token_id("bos_token_id"),
             end_token_id=hf.token_id("eos_token_id"),
+            pad_token_id=hf.token_id("pad_token_id"),
+            pooled_position="last",
+            classifier_bias=False,
+            logit_softcap=hf.optional_number("final_logit_softcapping") if self.gemma else None,
             decoder=StackConfig(
-                hidden_size=hf.integer("hidden_size"),
+                hidden_size=hidden_size,
                 num_layers=hf.integer("num_hidden_layers"),
                 num_heads=hf.integer("num_attention_heads"),
                 num_kv_heads=hf.optional_integer("num_key_value_heads"),
                 head_dim=hf.optional_integer("head_dim") or self.head_dim,
                 intermediate_size=hf.integer("intermediate_size"),
                 max_positions=hf.integer("max_position_embeddings", 2048),
-                norm="rms_norm",
+                norm="rms_norm_plus_one" if self.gemma else "rms_norm",
+                norm_placement="around" if self.gemma else "before",
                 norm_eps=hf.number("rms_norm_eps", 1e-6),
                 qk_norm=self.qk_norm,
                 position="rotary",
                 rope_theta=theta,
                 rope_scaling=scaling,
+                window=window,
+                full_every=full_every,
+                window_rope_theta=None if window is None else local_theta,
+                embedding_scale=hidden_size**0.5 if self.gemma else 1.0,
                 ffn="gated",
-                activation=hf.choice("hidden_act", ACTIVATIONS, "silu"),
+                activation=hf.choice(self.activation_key, ACTIVATIONS, "gelu_pytorch_tanh" if self.gemma else "silu"),
                 biases=self.biases(hf),
+                attention_scale=scale,
+                attention_softcap=hf.optional_number("attn_logit_softcapping") if self.gemma else None,
                 embedding_dropout=hf.number("wenlu_embedding_dropout", 0.0),
                 attention_dropout=hf.number("attention_dropout", 0.0),
                 residual_dropout=hf.number("wenlu_residual_dropout", 0.0),
             ),
         )
+
+    @property
+    def activation_key(self) -> str:
+        """What their config.json calls the activation."""
+        return "hidden_activation" if self.gemma else "hidden_act"
+
+    def windows(self, hf: HFConfig) -> tuple[int | None, int | None]:
+        """The window of attention, and which layers are without: each n-th."""
+        types, window = hf.names("layer_types"), hf.optional_integer("sliding_window")
+        hf.require("use_bidirectional_attention", False)
+        if not self.windowed or window is None:
+            hf.require("use_sliding_window", False)
+            hf.require_all("layer_types", "full_attention")
+            return None, None
+        every = types.index("full_attention") + 1 if "full_attention" in types else None
+        every = every if types else hf.optional_integer("sliding_window_pattern") or self.full_every
+        if types and types != (expected := layer_types(len(types), every)):
+            hf.refuse("layer_types", ", ".join(types), ", ".join(expected))
+        return window, every
 
     def biases(self, hf: HFConfig) -> frozenset[Bias]:
         """Which projections have biases."""
@@ -94,13 +137,13 @@ class LlamaKind:
 
     def to_hf(self, config: TransformerConfig) -> dict[str, object]:
         """Write a config.json, in the older rope format, which all readers know."""
-        stack = config.decoder
+        stack = config.main
         hf: dict[str, object] = {
-            "architectures": [self.architecture],
             "vocab_size": config.vocab_size,
             "tie_word_embeddings": config.tie_embeddings,
             "bos_token_id": config.start_token_id,
             "eos_token_id": config.end_token_id,
+            "pad_token_id": config.pad_token_id,
             "hidden_size": stack.hidden_size,
             "num_hidden_layers": stack.num_layers,
             "num_attention_heads": stack.num_heads,
@@ -109,13 +152,25 @@ class LlamaKind:
             "intermediate_size": stack.intermediate_size,
             "max_position_embeddings": stack.max_positions,
             "rms_norm_eps": stack.norm_eps,
-            "hidden_act": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[stack.activation],
+            self.activation_key: {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}.get(stack.activation),
             "attention_dropout": stack.attention_dropout,
             "rope_theta": stack.rope_theta,
             "attention_bias": stack.biases >= ATTENTION_BIASES,
             "mlp_bias": stack.biases >= FFN_BIASES,
         }
-        if stack.rope_scaling is not None:
+        if self.windowed:
+            hf["sliding_window"] = stack.window
+        if stack.full_every is not None:
+            hf["layer_types"] = layer_types(stack.num_layers, stack.full_every)
+        if stack.window_rope_theta is not None:
+            hf["rope_local_base_freq"] = stack.window_rope_theta
+        if self.gemma and stack.attention_scale is not None:
+            hf["query_pre_attn_scalar"] = round(stack.attention_scale**-2)
+            hf["attn_logit_softcapping"] = stack.attention_softcap
+            hf["final_logit_softcapping"] = config.logit_softcap
+        if stack.rope_scaling is not None and stack.rope_scaling.original_max_positions is None:
+            hf["rope_scaling"] = {"rope_type": "linear", "factor": stack.rope_scaling.factor}
+        elif stack.rope_scaling is not None:
             hf["rope_scaling"] = {
                 "rope_type": "llama3",
                 "factor": stack.rope_scaling.factor,
@@ -130,9 +185,12 @@ class LlamaKind:
         """The config of a new model; by default four layers of 192, the gated width 8/3 of it rounded to 64."""
         hidden_size, dropout = given(settings.hidden_size, 192), given(settings.dropout, 0.0)
         num_heads = given(settings.num_heads, 2)
+        head_size = given(settings.head_dim, hidden_size // num_heads)
         return TransformerConfig(
             vocab_size=vocab_size,
-            tie_embeddings=given(settings.tie_embeddings, False),
+            tie_embeddings=given(settings.tie_embeddings, self.tied),
+            pooled_position="last",
+            classifier_bias=False,
             decoder=StackConfig(
                 hidden_size=hidden_size,
                 num_layers=given(settings.num_layers, 4),
@@ -141,13 +199,16 @@ class LlamaKind:
                 head_dim=settings.head_dim,
                 intermediate_size=given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
                 max_positions=given(settings.max_positions, sequence_length),
-                norm="rms_norm",
+                norm="rms_norm_plus_one" if self.gemma else "rms_norm",
+                norm_placement="around" if self.gemma else "before",
                 norm_eps=1e-6,
                 qk_norm=self.qk_norm,
+                embedding_scale=hidden_size**0.5 if self.gemma else 1.0,
+                attention_scale=head_size**-0.5 if self.gemma else None,
                 position="rotary",
                 rope_theta=given(settings.rope_theta, DEFAULT_ROPE_THETA),
                 ffn="gated",
-                activation="silu",
+                activation="gelu_tanh" if self.gemma else "silu",
                 biases=given(self.fixed_biases, frozenset()),
                 embedding_dropout=dropout,
                 attention_dropout=dropout,
@@ -162,7 +223,11 @@ class LlamaKind:
             config=self.config,
             to_hf=self.to_hf,
             settings_to_config=self.settings_to_config,
-            entries=table(NAMES) + (table(NORMS) if self.qk_norm == "head" else ()),
+            entries=table(NAMES + (AROUND if self.gemma else BEFORE) + (NORMS if self.qk_norm == "head" else "")),
+            architectures={
+                f"{self.name}ForCausalLM": frozenset({"language_model"}),
+                f"{self.name}ForSequenceClassification": frozenset({"sequence"}),
+            },
             prefix="model.",
             uses=COMMON | {"num_kv_heads", "head_dim", "rope_theta"},
             scheme="wenlu",
@@ -170,24 +235,38 @@ class LlamaKind:
         )
 
 
-def read_rope(hf: HFConfig) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of the rotary frequencies, from either format."""
-    newer = hf.table("rope_parameters")
+def layer_types(num_layers: int, full_every: int | None) -> list[str]:
+    """What newer config.json files list: which layers have a window."""
+    full = [full_every is not None and (number + 1) % full_every == 0 for number in range(num_layers)]
+    return ["full_attention" if one else "sliding_attention" for one in full]
+
+
+def read_rope(hf: HFConfig) -> tuple[float, RopeScaling | None, float | None]:
+    """Base and scaling of the rotary frequencies, and the base of layers with a window, from any format."""
+    newer, local_theta = hf.table("rope_parameters"), hf.optional_number("rope_local_base_freq")
+    if newer is not None and "full_attention" in newer.values:
+        local, newer = newer.table("sliding_attention"), newer.table("full_attention")
+        local_theta = None if local is None else local.number("rope_theta")
     theta = (newer or hf).number("rope_theta", hf.number("rope_theta", DEFAULT_ROPE_THETA))
     scaling = newer or hf.table("rope_scaling")
     if scaling is None:
-        return theta, None
+        return theta, None, local_theta
     scaling.require("partial_rotary_factor", 1.0)
     kind = scaling.text("rope_type", scaling.text("type", "default"))
     if kind == "default":
-        return theta, None
+        return theta, None, local_theta
+    if kind == "linear":
+        return theta, RopeScaling(factor=scaling.number("factor")), local_theta
     if kind != "llama3":
-        hf.refuse("rope_type", kind, "default, llama3")
-    return theta, RopeScaling(
-        factor=scaling.number("factor"),
-        low_frequency_factor=scaling.number("low_freq_factor"),
-        high_frequency_factor=scaling.number("high_freq_factor"),
-        original_max_positions=scaling.integer(
-            "original_max_position_embeddings", hf.optional_integer("max_position_embeddings")
+        hf.refuse("rope_type", kind, "default, linear, llama3")
+    longest = scaling.integer("original_max_position_embeddings", hf.optional_integer("max_position_embeddings"))
+    return (
+        theta,
+        RopeScaling(
+            factor=scaling.number("factor"),
+            low_frequency_factor=scaling.number("low_freq_factor"),
+            high_frequency_factor=scaling.number("high_freq_factor"),
+            original_max_positions=longest,
         ),
+        local_theta,
     )

@@ -10,18 +10,36 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, SettingsError
-from wenlu.models.config import ModelSettings, Scheme, TransformerConfig, given
+from wenlu.models.config import FeedForwardKind, Head, ModelSettings, Scheme, StackConfig, TransformerConfig, given
 from wenlu.models.families._files import HFConfig, Weights, write_model
 from wenlu.models.initialization import initialize
 from wenlu.models.transformer import Transformer, on_meta
 
-TOKEN_EMBEDDING = "decoder.embeddings.token"
-OUTPUT = "head.output"
+Form = Literal["plain", "transposed", "row"]
+"""How their tensor lies: as ours; matrices as (in, out), as GPT-2's Conv1D has them; a vector as one row."""
+
+Architectures = Mapping[str, frozenset[Head]]
+"""Names of their classes, with the heads that each has."""
+
+SETTINGS = Path("run.toml")  # where the values of a new model come from, in messages
+
+_KINDS = ("weight", "bias", "")
+_OUTPUT, _CLASSIFIER = "head.output", "head.classifier"
+_TOKENS = ("encoder.embeddings.token", "decoder.embeddings.token")
+_HEADS: dict[str, Head] = {
+    "head.transform.dense": "language_model",
+    _OUTPUT: "language_model",
+    "head.pooler": "pooler",
+    "head.pair": "pair",
+    _CLASSIFIER: "sequence",
+    "head.span": "span",
+}
 
 # The settings that every Transformer kind reads.
 COMMON = frozenset(
@@ -30,37 +48,62 @@ COMMON = frozenset(
 )
 
 
+class Tensors(Protocol):
+    """The tensors of a file, by name."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, as the file says them."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One row of a table: a module of theirs and the modules of ours that it fills; ``{}`` is the layer number."""
 
     theirs: str
     ours: tuple[str, ...]  # several when theirs is fused
-    transposed: bool = False  # theirs stores matrices (in, out), as GPT-2's Conv1D does
+    form: Form = "plain"
+    only: Head | FeedForwardKind | None = None  # of models with this head, or this kind of feed-forward
 
-    def load(self, tensor: Tensor, sizes: list[int]) -> list[Tensor]:
-        """Our tensors, with ``sizes`` rows each, from theirs."""
-        tensor = tensor.t() if self.transposed and tensor.dim() == 2 else tensor
-        return [part.contiguous() for part in torch.split(tensor, sizes)]
+    def shape(self, ours: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The shape of their tensor, from the parameters of ours that it fills."""
+        first = next(iter(ours.values()))
+        shape = (sum(parameter.shape[0] for parameter in ours.values()), *first.shape[1:])
+        return (1, *shape) if self.form == "row" else shape[::-1] if self.form == "transposed" else shape
+
+    def load(self, tensor: Tensor, ours: Mapping[str, Tensor]) -> list[Tensor] | None:
+        """Our tensors from theirs; None when the shape is another."""
+        if tuple(tensor.shape) != self.shape(ours):
+            return None
+        tensor = tensor[0] if self.form == "row" else tensor.t() if self._turned(tensor) else tensor
+        return [part.contiguous() for part in torch.split(tensor, [parameter.shape[0] for parameter in ours.values()])]
 
     def save(self, parts: list[Tensor]) -> Tensor:
         """Their tensor from ours."""
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return (tensor.t() if self.transposed and tensor.dim() == 2 else tensor).contiguous()
+        tensor = tensor[None] if self.form == "row" else tensor.t() if self._turned(tensor) else tensor
+        return tensor.contiguous()
+
+    def _turned(self, tensor: Tensor) -> bool:
+        return self.form == "transposed" and tensor.dim() == 2
 
 
-def table(names: str, *, transposed: bool = False) -> tuple[Entry, ...]:
+def table(names: str, *, form: Form = "plain", only: Head | FeedForwardKind | None = None) -> tuple[Entry, ...]:
     """Read the rows of a table: ``their.module -> our.module [our.module ...]``."""
-    rows = [line.split("->") for line in names.strip().splitlines()]
-    return tuple(Entry(theirs.strip(), tuple(ours.split()), transposed) for theirs, ours in rows)
+    rows = [line.split("->") for line in names.splitlines() if line.strip()]
+    return tuple(Entry(theirs.strip(), tuple(ours.split()), form, only) for theirs, ours in rows)
 
 
 @dataclass(frozen=True)
 class TransformerFamily:
     """A family of Transformers. Implements ``wenlu.models.config.Family``.
 
-    ``config`` reads their config.json and ``to_hf`` writes it; a family can express exactly the configs that survive
-    writing and reading. ``settings_to_config`` makes the config of a new model.
+    ``config`` and ``to_hf`` translate a config.json; a family expresses a model when its config survives writing and
+    reading. ``settings_to_config`` makes the config of a new model. ``architectures`` are the names of their classes,
+    with the heads that each has; which heads a file has, its tensors say.
     """
 
     model_type: str
@@ -68,10 +111,12 @@ class TransformerFamily:
     to_hf: Callable[[TransformerConfig], dict[str, object]]
     settings_to_config: Callable[[ModelSettings, int, int], TransformerConfig]
     entries: tuple[Entry, ...]
+    architectures: Architectures
     prefix: str  # of their base model; files of bare models lack it
     uses: frozenset[str]
     scheme: Scheme  # of an untied model; a tied one starts as gpt2
     ignored: tuple[str, ...] = ()  # patterns of tensors that hold no weights
+    copies: tuple[tuple[str, str], ...] = ()  # pattern of tensors that must equal another, and that other one
 
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
@@ -79,7 +124,7 @@ class TransformerFamily:
         """A new model with initial weights drawn from the seed; under ``torch.device("meta")`` its shapes alone."""
         config = self.settings_to_config(settings, vocab_size, sequence_length)
         config = replace(config, start_token_id=end_id, end_token_id=end_id)
-        model = on_meta(config)
+        model = self._empty(config)
         if torch.get_default_device().type == "meta":
             return model
         model = model.to_empty(device="cpu")
@@ -88,40 +133,53 @@ class TransformerFamily:
         return model
 
     def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
-        """The model of a directory: its weights read from a memory map, its embeddings tied or not by the tensors.
+        """The model of a directory: its weights read from a memory map, its heads and ties told by the tensors.
 
         Raises:
             CheckpointError: ``models.tensors_missing``, ``models.tensors_unused``, ``models.tensor_shape``, ...
         """
         with Weights(directory) as weights:
-            known = {f"{entry.theirs}.{kind}" for entry in self.entries for kind in ("weight", "bias")}
-            names = {self._canonical(name, known): name for name in weights.names}
-            config = self.config(HFConfig(hf, directory / "config.json"))
-            config = self._tied_by_tensors(config, names, weights)
-            model = on_meta(config)
-            state: dict[str, Tensor] = {}
-            unused = dict(names)
-            missing = []
-            for theirs, entry, ours in self._rows(config, dict(model.named_parameters())):
-                if theirs not in names:
-                    missing.append(theirs)
-                    continue
-                tensor = weights.read(unused.pop(theirs))
-                expected = _fused_shape(entry, ours)
-                if tuple(tensor.shape) != expected:
-                    raise CheckpointError(
-                        "models.tensor_shape",
-                        name=theirs, path=directory, found=tuple(tensor.shape), expected=expected,
-                    )  # fmt: skip
-                parts = entry.load(tensor, [parameter.shape[0] for parameter in ours.values()])
-                state |= {name: part.to(dtype) for name, part in zip(ours, parts, strict=True)}
+            return self.load_weights(hf, weights, directory / "config.json", dtype=dtype)
+
+    def load_weights(
+        self, hf: Mapping[str, object], weights: Tensors, path: Path, *, dtype: torch.dtype
+    ) -> Transformer:
+        """The model of tensors that may come from any file; ``path`` is where its config was read, for messages."""
+        known = {_numberless(f"{entry.theirs}.{kind}".rstrip(".")) for entry in self.entries for kind in _KINDS}
+        names = {self._canonical(name, known): name for name in weights.names}
+        left = dict(names)
+        for pattern, original in self.copies:
+            for copy in [name for name in left if re.fullmatch(pattern, name)]:
+                if original not in names:
+                    names[original] = left[original] = names[copy]
+                elif not torch.equal(weights.read(names[copy]), weights.read(names[original])):
+                    raise CheckpointError("models.copy_differs", name=copy, other=original, path=path.parent)
+                del left[copy]
+        values = HFConfig(hf, path)
+        config = self._by_tensors(self.config(values), values, names, weights)
+        model = self._empty(config)
+        state: dict[str, Tensor] = {}
+        missing = []
+        for theirs, entry, ours in self._rows(config, dict(model.named_parameters())):
+            if theirs not in names:
+                missing.append(theirs)
+                continue
+            tensor = weights.read(left.pop(theirs))
+            parts = entry.load(tensor, ours)
+            if parts is None:
+                found, expected = tuple(tensor.shape), entry.shape(ours)
+                raise CheckpointError(
+                    "models.tensor_shape", name=theirs, path=path.parent, found=found, expected=expected
+                )
+            state |= {name: part.to(dtype) for name, part in zip(ours, parts, strict=True)}
         if missing:
-            raise CheckpointError("models.tensors_missing", names=_some(missing), count=len(missing), path=directory)
-        left = [name for name in unused if not any(re.fullmatch(pattern, name) for pattern in self.ignored)]
-        if config.tie_embeddings and (tied := self._output_name() + ".weight") in left:
-            left.remove(tied)
-        if left:
-            raise CheckpointError("models.tensors_unused", names=_some(left), count=len(left), path=directory)
+            raise CheckpointError("models.tensors_missing", names=_some(missing), count=len(missing), path=path.parent)
+        unused = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in self.ignored)]
+        if config.tie_embeddings:
+            tied = {f"{entry.theirs}.weight" for entry in self.entries if entry.ours == (_OUTPUT,)}
+            unused = [name for name in unused if name not in tied]
+        if unused:
+            raise CheckpointError("models.tensors_unused", names=_some(unused), count=len(unused), path=path.parent)
         model.load_state_dict(state, assign=True)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -133,13 +191,33 @@ class TransformerFamily:
             return False
         rows = self._rows(model.config, dict(model.named_parameters()))
         tensors = {theirs: entry.save([p.detach().float() for p in ours.values()]) for theirs, entry, ours in rows}
-        write_model(directory, {"model_type": self.model_type, "dtype": "float32", **self.to_hf(model.config)}, tensors)
+        write_model(
+            directory, {"model_type": self.model_type, "dtype": "float32", **self.written(model.config)}, tensors
+        )
         return True
+
+    def written(self, config: TransformerConfig) -> dict[str, object]:
+        """The config.json of a model of this family."""
+        name = next((name for name, heads in self.architectures.items() if heads == config.heads), None)
+        hf = {"architectures": [name], **self.to_hf(config)}
+        if config.labels:
+            hf["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
+            hf["label2id"] = {label: number for number, label in enumerate(config.labels)}
+        return hf
+
+    def _empty(self, config: TransformerConfig) -> Transformer:
+        model = on_meta(config)
+        model.kind = self.model_type
+        return model
 
     def expresses(self, config: TransformerConfig) -> bool:
         """Whether the config survives being written and read by this family."""
+        if config.heads not in self.architectures.values():
+            return False
         try:
-            again = self.config(HFConfig(self.to_hf(config), Path("config.json")))
+            hf = HFConfig(self.written(config), Path("config.json"))
+            again = with_heads(self.config(hf), hf, config.heads, len(config.labels))
+            again = replace(again, head_bias=config.head_bias)  # which its tensors say
         except (CheckpointError, SettingsError):  # a size that this family derives may not come out for this model
             return False
         return _resolved(again) == _resolved(config)
@@ -150,45 +228,80 @@ class TransformerFamily:
         """Every tensor of theirs that the config has, with our parameters that it fills; checks that all are filled."""
         left = set(parameters)
         for entry in self.entries:
-            for number in range(config.decoder.num_layers if "{}" in entry.theirs else 1):
-                for kind in ("weight", "bias"):
-                    names = [f"{ours}.{kind}".format(number) for ours in entry.ours]
-                    if names[0] in parameters:
+            if entry.only is not None and entry.only not in (*config.heads, config.main.ffn):
+                continue
+            stack = config.encoder if entry.ours[0].startswith("encoder.") else config.decoder
+            for number in range(stack.distinct_layers if stack and "{}" in entry.theirs else 1):
+                for kind in _KINDS:
+                    names = [f"{ours}.{kind}".format(number).rstrip(".") for ours in entry.ours]
+                    if left.issuperset(names):
                         left -= set(names)
-                        yield f"{entry.theirs}.{kind}".format(number), entry, {n: parameters[n] for n in names}
+                        theirs = f"{entry.theirs}.{kind}".format(number).rstrip(".")
+                        yield theirs, entry, {name: parameters[name] for name in names}
         assert not left, f"{self.model_type}: the table fills no {sorted(left)}"
 
     def _canonical(self, name: str, known: set[str]) -> str:
-        """Their name with the family's prefix, whether the file has it or not."""
-        prefixed = self.prefix + name
-        return prefixed if re.sub(r"\.\d+\.", ".{}.", prefixed) in known else name
+        """Their name with the family's prefix, whether the file has it or not; old files say gamma and beta."""
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        return self.prefix + name if _numberless(self.prefix + name) in known else name
 
-    def _output_name(self) -> str:
-        return next(entry.theirs for entry in self.entries if entry.ours == (OUTPUT,))
-
-    def _tied_by_tensors(
-        self, config: TransformerConfig, names: Mapping[str, str], weights: Weights
+    def _by_tensors(
+        self, config: TransformerConfig, hf: HFConfig, names: Mapping[str, str], weights: Tensors
     ) -> TransformerConfig:
-        """Tied when there is no output matrix, or when it equals the embedding and the config does not untie them."""
-        embedding = next(entry.theirs for entry in self.entries if entry.ours == (TOKEN_EMBEDDING,)) + ".weight"
-        output = self._output_name() + ".weight"
-        tied = output not in names
-        if not tied and config.tie_embeddings and embedding in names:
-            tied = torch.equal(weights.read(names[output]), weights.read(names[embedding]))
-        return replace(config, tie_embeddings=tied)
+        """The config with the heads that the file has; tied is what has no output matrix of its own.
+
+        What a classifier judges, a row or each token, only the name of the architecture may say.
+        """
+        heads: set[Head] = set()
+        classes = 0
+        for entry in self.entries:
+            head = _HEADS.get(entry.ours[0])
+            if head is not None and (theirs := f"{entry.theirs}.weight") in names:
+                heads.add("token" if entry.only == "token" else head)
+                if entry.ours[0] == _CLASSIFIER:
+                    classes = len(weights.read(names[theirs]))
+        if "sequence" in heads and any("TokenClassification" in name for name in hf.names("architectures")):
+            heads = heads - {"sequence"} | {"token"}
+        if config.head_transform is None and not heads & {"sequence", "token", "span"}:
+            heads.add("language_model")
+        output = next((names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours == (_OUTPUT,)), None)
+        embedding = next(names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours[0] in _TOKENS)
+        tied = output is None
+        if output is not None and config.tie_embeddings and embedding is not None:
+            tied = torch.equal(weights.read(output), weights.read(embedding))
+        biases = {entry.theirs for entry in self.entries if entry.ours == ("head.bias",)}
+        biases |= {f"{entry.theirs}.bias" for entry in self.entries if entry.ours == ("head",)}
+        bias = config.head_bias and not biases.isdisjoint(names)
+        config = replace(config, tie_embeddings=tied, head_bias=bias)
+        return with_heads(config, hf, frozenset(heads), classes)
+
+
+def with_heads(config: TransformerConfig, hf: HFConfig, heads: frozenset[Head], classes: int) -> TransformerConfig:
+    """The config with these heads, and the labels of a classifier by the names that the config.json gives them."""
+    if not heads & {"sequence", "token"}:
+        return replace(config, heads=heads)
+    table = hf.table("id2label")
+    labels = {} if table is None else {key: table.text(key, "") for key in table.values}
+    if len(labels) != classes:
+        labels = {str(number): f"LABEL_{number}" for number in range(classes)}
+    return replace(config, heads=heads, labels=tuple(labels[key] for key in sorted(labels, key=int)))
 
 
 def _resolved(config: TransformerConfig) -> TransformerConfig:
     """The config with its derived sizes written out, so that equal models have equal configs."""
-    stack = config.decoder
-    stack = replace(stack, num_kv_heads=stack.kv_heads, head_dim=stack.head_size)
-    return replace(config, decoder=stack)
+
+    def resolved(stack: StackConfig | None) -> StackConfig | None:
+        if stack is None:
+            return None
+        return replace(
+            stack, num_kv_heads=stack.kv_heads, head_dim=stack.head_size, num_distinct_layers=stack.distinct_layers
+        )
+
+    return replace(config, encoder=resolved(config.encoder), decoder=resolved(config.decoder))
 
 
-def _fused_shape(entry: Entry, ours: Mapping[str, Tensor]) -> tuple[int, ...]:
-    first = next(iter(ours.values()))
-    shape = (sum(parameter.shape[0] for parameter in ours.values()), *first.shape[1:])
-    return shape[::-1] if entry.transposed else shape
+def _numberless(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".{}", name)
 
 
 def _some(names: list[str]) -> str:

@@ -15,6 +15,7 @@ NAMES = """
     transformer.h.{}.ln_2 -> decoder.layers.{}.ffn_norm
     transformer.ln_f      -> decoder.final_norm
     lm_head               -> head.output
+    score                 -> head.classifier
 """
 TRANSPOSED = """
     transformer.h.{}.attn.c_attn -> decoder.layers.{}.self_attention.q decoder.layers.{}.self_attention.k decoder.layers.{}.self_attention.v
@@ -33,6 +34,9 @@ def config(hf: HFConfig) -> TransformerConfig:
         tie_embeddings=hf.boolean("tie_word_embeddings", True),
         start_token_id=hf.token_id("bos_token_id"),
         end_token_id=hf.token_id("eos_token_id"),
+        pad_token_id=hf.token_id("pad_token_id"),
+        pooled_position="last",
+        classifier_bias=False,
         decoder=StackConfig(
             hidden_size=hf.integer("n_embd"),
             num_layers=hf.integer("n_layer"),
@@ -51,13 +55,13 @@ def config(hf: HFConfig) -> TransformerConfig:
 
 def to_hf(config: TransformerConfig) -> dict[str, object]:
     """Write a GPT-2 config.json."""
-    stack = config.decoder
+    stack = config.main
     return {
-        "architectures": ["GPT2LMHeadModel"],
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.start_token_id,
         "eos_token_id": config.end_token_id,
+        "pad_token_id": config.pad_token_id,
         "n_embd": stack.hidden_size,
         "n_layer": stack.num_layers,
         "n_head": stack.num_heads,
@@ -78,6 +82,8 @@ def settings_to_config(settings: ModelSettings, vocab_size: int, sequence_length
     return TransformerConfig(
         vocab_size=vocab_size,
         tie_embeddings=given(settings.tie_embeddings, True),
+        pooled_position="last",
+        classifier_bias=False,
         decoder=StackConfig(
             hidden_size=hidden_size,
             num_layers=given(settings.num_layers, 4),
@@ -96,7 +102,11 @@ FAMILY = TransformerFamily(
     config=config,
     to_hf=to_hf,
     settings_to_config=settings_to_config,
-    entries=table(NAMES) + table(TRANSPOSED, transposed=True),
+    entries=table(NAMES) + table(TRANSPOSED, form="transposed"),
+    architectures={
+        "GPT2LMHeadModel": frozenset({"language_model"}),
+        "GPT2ForSequenceClassification": frozenset({"sequence"}),
+    },
     prefix="transformer.",
     uses=COMMON,
     scheme="gpt2",

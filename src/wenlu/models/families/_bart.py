@@ -1,0 +1,174 @@
+"""What BART, Marian and Whisper share: two stacks of one width, dense feed-forwards, learned positions or sinusoids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wenlu.models.config import (
+    ALL_BIASES,
+    AttentionKind,
+    Bias,
+    ModelSettings,
+    NormPlacement,
+    OuterNorm,
+    Position,
+    StackConfig,
+    TransformerConfig,
+    given,
+)
+from wenlu.models.families._bert import ACTIVATIONS
+from wenlu.models.families._files import HFConfig
+from wenlu.models.families._transformer import COMMON, SETTINGS, Architectures, Entry, TransformerFamily, table
+
+STACK = """
+    model.{s}.layers.{}.self_attn.q_proj             -> {s}.layers.{}.self_attention.q
+    model.{s}.layers.{}.self_attn.k_proj             -> {s}.layers.{}.self_attention.k
+    model.{s}.layers.{}.self_attn.v_proj             -> {s}.layers.{}.self_attention.v
+    model.{s}.layers.{}.self_attn.out_proj           -> {s}.layers.{}.self_attention.o
+    model.{s}.layers.{}.self_attn_layer_norm         -> {s}.layers.{}.self_attention_norm
+    model.{s}.layers.{}.fc1                          -> {s}.layers.{}.ffn.up
+    model.{s}.layers.{}.fc2                          -> {s}.layers.{}.ffn.down
+    model.{s}.layers.{}.final_layer_norm             -> {s}.layers.{}.ffn_norm
+    model.{s}.embed_positions                        -> {s}.embeddings.position
+    model.{s}.layernorm_embedding                    -> {s}.embeddings.norm
+    model.{s}.layer_norm                             -> {s}.final_norm
+"""
+CROSS = """
+    model.decoder.layers.{}.encoder_attn.q_proj      -> decoder.layers.{}.cross_attention.q
+    model.decoder.layers.{}.encoder_attn.k_proj      -> decoder.layers.{}.cross_attention.k
+    model.decoder.layers.{}.encoder_attn.v_proj      -> decoder.layers.{}.cross_attention.v
+    model.decoder.layers.{}.encoder_attn.out_proj    -> decoder.layers.{}.cross_attention.o
+    model.decoder.layers.{}.encoder_attn_layer_norm  -> decoder.layers.{}.cross_attention_norm
+"""
+STACKS = table(STACK.replace("{s}", "encoder") + STACK.replace("{s}", "decoder") + CROSS)
+
+
+@dataclass(frozen=True)
+class BartKind:
+    """The little in which they differ."""
+
+    model_type: str
+    entries: tuple[Entry, ...]
+    architectures: Architectures
+    position: Position = "learned"
+    position_offset: int = 0
+    norm_placement: NormPlacement = "after"
+    outer_norms: frozenset[OuterNorm] = frozenset()
+    biases: frozenset[Bias] = ALL_BIASES
+    scaled: bool = False  # what a config.json without scale_embedding means
+    head_bias: bool = True
+    spectrograms: bool = False
+    new_activation: str = "gelu"  # of a new model
+    ignored: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+
+    def config(self, hf: HFConfig) -> TransformerConfig:
+        """Read a config.json."""
+        hf.require("normalize_before", False)
+        hf.require("share_encoder_decoder_embeddings", True)
+        width, dropout = hf.integer("d_model"), hf.number("dropout", 0.1)
+        scaled = hf.boolean("scale_embedding", self.scaled)
+
+        def stack(name: str, attention: AttentionKind, positions: int, memory_size: int | None = None) -> StackConfig:
+            spectrogram = self.spectrograms and name == "encoder"
+            return StackConfig(
+                hidden_size=width,
+                num_layers=hf.integer(f"{name}_layers"),
+                num_heads=hf.integer(f"{name}_attention_heads"),
+                intermediate_size=hf.integer(f"{name}_ffn_dim"),
+                max_positions=positions,
+                attention=attention,
+                memory_size=memory_size,
+                norm_placement=self.norm_placement,
+                outer_norms=self.outer_norms,
+                position=self.position,
+                position_offset=self.position_offset,
+                embedding_scale=width**0.5 if scaled and not spectrogram else 1.0,
+                mel_bins=hf.integer("num_mel_bins", 80) if spectrogram else None,
+                activation=hf.choice("activation_function", ACTIVATIONS, "gelu"),
+                biases=self.biases,
+                embedding_dropout=dropout,
+                attention_dropout=hf.number("attention_dropout", 0.0),
+                ffn_dropout=hf.number("activation_dropout", 0.0),
+                residual_dropout=dropout,
+            )
+
+        source, target = ("max_source_positions", "max_target_positions") if self.spectrograms else (_POSITIONS,) * 2
+        return TransformerConfig(
+            vocab_size=hf.integer("vocab_size"),
+            tie_embeddings=hf.boolean("tie_word_embeddings", True),
+            head_bias=self.head_bias,
+            pooled_position="last",
+            classifier_dropout=hf.number("classifier_dropout", 0.0),
+            start_token_id=hf.token_id("bos_token_id"),
+            end_token_id=hf.token_id("eos_token_id"),
+            pad_token_id=hf.token_id("pad_token_id"),
+            decoder_start_token_id=hf.token_id("decoder_start_token_id"),
+            encoder=stack("encoder", "bidirectional", hf.integer(source)),
+            decoder=stack("decoder", "causal", hf.integer(target), width),
+        )
+
+    def to_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """Write a config.json."""
+        main = config.main
+        hf: dict[str, object] = {
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_embeddings,
+            "bos_token_id": config.start_token_id,
+            "eos_token_id": config.end_token_id,
+            "pad_token_id": config.pad_token_id,
+            "decoder_start_token_id": config.decoder_start_token_id,
+            "is_encoder_decoder": True,
+            "d_model": main.hidden_size,
+            "scale_embedding": main.embedding_scale != 1.0,
+            "activation_function": {o: t for t, o in reversed(ACTIVATIONS.items())}.get(main.activation),
+            "dropout": main.residual_dropout,
+            "attention_dropout": main.attention_dropout,
+            "activation_dropout": main.ffn_dropout,
+            "classifier_dropout": config.classifier_dropout,
+        }
+        for name, stack in zip(("encoder", "decoder"), config.stacks, strict=False):
+            hf[f"{name}_layers"] = stack.num_layers
+            hf[f"{name}_attention_heads"] = stack.num_heads
+            hf[f"{name}_ffn_dim"] = stack.intermediate_size
+        if not self.spectrograms:
+            return hf | {_POSITIONS: main.max_positions}
+        encoder = config.stacks[0]
+        places = {"max_source_positions": encoder.max_positions, "max_target_positions": main.max_positions}
+        return hf | places | {"num_mel_bins": encoder.mel_bins}
+
+    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
+        """The config of a new model, by default four layers of 192 in each stack."""
+        width, positions = given(settings.hidden_size, 192), given(settings.max_positions, sequence_length)
+        hf: dict[str, object] = {
+            "vocab_size": vocab_size,
+            "tie_word_embeddings": given(settings.tie_embeddings, True),
+            "d_model": width,
+            "activation_function": self.new_activation,
+            "dropout": given(settings.dropout, 0.0),
+            **dict.fromkeys((_POSITIONS, "max_source_positions", "max_target_positions"), positions),
+        }
+        for name in ("encoder", "decoder"):
+            hf[f"{name}_layers"] = given(settings.num_layers, 4)
+            hf[f"{name}_attention_heads"] = given(settings.num_heads, 3)
+            hf[f"{name}_ffn_dim"] = given(settings.intermediate_size, 4 * width)
+        return self.config(HFConfig(hf, SETTINGS))
+
+    def family(self) -> TransformerFamily:
+        """The family that has these differences."""
+        return TransformerFamily(
+            model_type=self.model_type,
+            config=self.config,
+            to_hf=self.to_hf,
+            settings_to_config=self.settings_to_config,
+            entries=self.entries,
+            architectures=self.architectures,
+            prefix="model.",
+            uses=COMMON,
+            scheme="gpt2",
+            ignored=self.ignored,
+            copies=self.copies,
+        )
+
+
+_POSITIONS = "max_position_embeddings"

@@ -1,0 +1,33 @@
+"""RoBERTa (Liu et al. 2019): BERT whose positions begin at 2, without pairs; a classifier with a layer of its own."""
+
+from __future__ import annotations
+
+from wenlu.models.families._bert import KEYS, BertKind, architectures
+from wenlu.models.families._transformer import table
+from wenlu.models.families.bert import LAYERS
+
+HEADS = """
+    lm_head.dense             -> head.transform.dense
+    lm_head.layer_norm        -> head.transform.norm
+    lm_head.decoder           -> head.output
+    lm_head                   -> head
+"""
+OF_ROWS = """
+    classifier.dense          -> head.pooler
+    classifier.out_proj       -> head.classifier
+"""
+
+FAMILY = BertKind(
+    model_type="roberta",
+    entries=table(OF_ROWS, only="sequence")
+    + table("classifier -> head.classifier", only="token")
+    + table(LAYERS.replace("{p}", "roberta"))
+    + table(HEADS),
+    architectures=architectures("Roberta"),
+    prefix="roberta.",
+    keys=KEYS,
+    position_offset=2,
+    segments=1,
+    ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),  # a pooler under a classifier is not used
+    copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
+).family()
