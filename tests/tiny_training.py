@@ -46,14 +46,13 @@ def tiny_texts(count: int = 60) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=draw.randint(3, 20))) for _ in range(count)]
 
 
-def tiny_store(directory: Path, *, special_tokens: tuple[str, ...] = ()) -> Store:
+def tiny_store(directory: Path) -> Store:
     """A corpus in memory with a tokenizer of characters in a directory; the same call gives the same corpus."""
     texts = tiny_texts()
     folder = directory / "tokenizer"
     if not folder.is_dir():
         folder.mkdir(parents=True)
-        settings = TokenizerSettings(kind="characters", vocab_size=300, special_tokens=special_tokens)
-        Tokenizer.train(texts, settings).save(folder)
+        Tokenizer.train(texts, TokenizerSettings(kind="characters", vocab_size=100)).save(folder)
     tokenizer = Tokenizer.load(folder)
     end_id, vocab_size = tokenizer.end_id, tokenizer.vocab_size
 

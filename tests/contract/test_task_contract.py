@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, cast
 
 import pytest
@@ -10,13 +11,13 @@ import torch
 from torch import nn
 
 from stand_in_models import StandInEncoder, StandInEncoderDecoder
-from tiny_training import tiny_store, tiny_texts
+from tiny_training import tiny_texts
 from wenlu.core import plugins
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
 from wenlu.tasks._base import CorpusObjective, Skip, Task
 from wenlu.tasks.causal_lm import CausalLM, Features
-from wenlu.tokenization.tokenizer import Tokenizer
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.optimizers import Optimizer, OptimizerSettings
 
 TASKS = plugins.names("wenlu.tasks")
@@ -29,11 +30,12 @@ def task_of(name: str) -> AnyTask:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def tokenizer() -> Tokenizer:
     """One that has the special tokens of every task."""
     tasks = [task for name in TASKS if isinstance(task := task_of(name), CorpusObjective)]
     tokens = dict.fromkeys(token for task in tasks for token in task.special_tokens())
-    return tiny_store(tmp_path_factory.mktemp("corpus"), special_tokens=tuple(tokens)).tokenizer
+    settings = TokenizerSettings(kind="characters", vocab_size=300, special_tokens=tuple(tokens))
+    return Tokenizer.train(sentences(60), settings)
 
 
 def model_of(tokenizer: Tokenizer, task: AnyTask) -> nn.Module:
@@ -46,9 +48,14 @@ def model_of(tokenizer: Tokenizer, task: AnyTask) -> nn.Module:
     return build_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, sequence_length=128, seed=1)
 
 
+def sentences(count: int) -> list[str]:
+    """Texts of sentences of four words, so that there are pairs to be made."""
+    return [re.sub(r"(\S+ \S+ \S+ \S+) ", r"\1. ", text) for text in tiny_texts(count)]
+
+
 def encoded(task: AnyTask, tokenizer: Tokenizer) -> list[Any]:
     rows = []
-    for text in tiny_texts(8):
+    for text in sentences(8):
         features = task.encode(text, tokenizer)
         assert not isinstance(features, Skip)
         rows += features
@@ -64,7 +71,7 @@ def drawn() -> torch.Generator:
 def test_overfits_eight_examples(name: str, tokenizer: Tokenizer) -> None:
     task = task_of(name)
     model = task.build(model_of(tokenizer, task))
-    texts = tiny_texts(8)
+    texts = sentences(8)
     batch = task.collate(encoded(task, tokenizer), drawn())
     optimizer = Optimizer(model, OptimizerSettings(learning_rate=1e-2))
     for _ in range(120):
@@ -76,6 +83,7 @@ def test_overfits_eight_examples(name: str, tokenizer: Tokenizer) -> None:
     predictions = [task.merge([part]) for part in task.predict(model, batch)]
     scores = task.metrics(predictions, texts)
     assert scores["loss"].value < 0.5 < math.log(tokenizer.vocab_size)
+    assert all(score.count > 0 for score in scores.values())
     assert scores["loss"].count == next(iter(task.counts(batch).values()))
 
 

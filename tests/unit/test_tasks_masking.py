@@ -227,6 +227,14 @@ def test_a_row_is_full_of_isolated_pieces(tokenizer: Tokenizer) -> None:
     assert used / (64 * len(epoch)) > 0.97
 
 
+def test_rows_of_a_batch_are_masked_independently(tokenizer: Tokenizer) -> None:
+    task = MaskedLM(MaskSettings(mask_rate=0.5))
+    rows = [part for text in ("a" * 40, "b" * 40) for part in task.encode(text, tokenizer)]  # type: ignore[union-attr]
+    first, second = task.collate(rows, torch.Generator().manual_seed(1))["labels"] != -100
+    assert len(first) == len(second) > 20
+    assert (first != second).any()
+
+
 def test_settings_that_nothing_reads_or_that_contradict() -> None:
     for wrong in ({"span_limit": 3}, {"mask_rate": 0.0}, {"mask_share": 0.8, "random_share": 0.3}, {"span_stop": 0.5}):
         with pytest.raises(SettingsError):

@@ -80,14 +80,14 @@ def evaluate_objective(
 
 def _by_row(found: HeldOut) -> tuple[dict[str, list[float]], dict[str, Interval | None]]:
     """The sums of each row, and the intervals of the ratios of these sums."""
-    targets = [float(len(part.labels)) for part in found.parts]
     rows = {
-        "targets": targets,
+        "targets": [float(len(part.labels)) for part in found.parts],
         "nats": [-float(part.log_probs.sum()) for part in found.parts],
-        "hits": [float((part.guesses == part.labels).sum()) for part in found.parts],
+        "counted": [float(part.is_text.sum()) for part in found.parts],
+        "hits": [float(part.hits) for part in found.parts],
     }
-    intervals = {"loss": ratio_interval(rows["nats"], targets), "accuracy": ratio_interval(rows["hits"], targets)}
-    return rows, intervals
+    loss, accuracy = (ratio_interval(rows[a], rows[b]) for a, b in (("nats", "targets"), ("hits", "counted")))
+    return rows, {"loss": loss, "accuracy": accuracy}
 
 
 def _definition(settings: TaskSettings, sequence_length: int, choice: str) -> str:

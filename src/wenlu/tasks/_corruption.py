@@ -60,7 +60,7 @@ class Corruption(Generic[SettingsT]):
     """A task for encoder-decoders: subclasses say how a text is damaged; see ``tasks/_base.py`` for the methods."""
 
     architecture: Architecture = "encoder_decoder"
-    what = "tokens"
+    what = counted = "tokens"
 
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
@@ -93,10 +93,10 @@ class Corruption(Generic[SettingsT]):
         epoch: int,
         shuffle: bool = True,
     ) -> DrawnRows[PackedWindows]:
-        """Rows of input_ids, attention_mask, decoder_input_ids and labels."""
+        """Rows of input_ids, attention_mask, decoder_input_ids, labels, and which of these are text."""
         vocabulary, lengths = Vocabulary.of(tokenizer), self.lengths(sequence_length)
         columns = {"input_ids": lengths.inputs, "attention_mask": lengths.inputs}
-        columns |= {"decoder_input_ids": lengths.targets, "labels": lengths.targets}
+        columns |= dict.fromkeys(("decoder_input_ids", "labels", "is_text"), lengths.targets)
 
         def make(windows: PackedWindows, number: int, generator: np.random.Generator) -> Row:
             tokens = windows.window(number).labels
@@ -144,7 +144,8 @@ class Corruption(Generic[SettingsT]):
     def predict(self, module: nn.Module, batch: Batch) -> list[Guesses]:
         """What the model makes of each token when it is given those before."""
         logits, hidden = cast(EncoderDecoder, module).logits, self._hidden(module, batch)
-        return _targets.guesses(logits, hidden, batch["labels"], chunk_rows=self.settings.chunk_rows)
+        labels, is_text, chunk_rows = batch["labels"], batch["is_text"], self.settings.chunk_rows
+        return _targets.guesses(logits, hidden, labels, chunk_rows=chunk_rows, is_text=is_text)
 
     def merge(self, parts: Sequence[Guesses]) -> list[Guesses]:
         """The tokens of a document."""
@@ -156,7 +157,7 @@ class Corruption(Generic[SettingsT]):
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """The same of parts."""
-        return _targets.scores(parts, what=self.what)
+        return _targets.scores(parts, what=self.what, counted=self.counted)
 
     def _hidden(self, module: nn.Module, batch: Batch) -> Tensor:
         """The decoder's hidden states (B, T, D)."""
@@ -169,4 +170,6 @@ class Corruption(Generic[SettingsT]):
         inputs, targets = self.corrupt(ids, vocabulary, generator)
         before = np.concatenate([[self.start(vocabulary)], targets[:-1]], dtype=np.int64)
         seen = np.ones(len(inputs), dtype=np.int64)
-        return {"input_ids": inputs, "attention_mask": seen, "decoder_input_ids": before, "labels": targets}
+        is_text = (~vocabulary.is_special[targets]).astype(np.int64)
+        row = {"input_ids": inputs, "attention_mask": seen}
+        return row | {"decoder_input_ids": before, "labels": targets, "is_text": is_text}

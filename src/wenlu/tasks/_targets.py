@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,20 @@ Logits = Callable[[Tensor], Tensor]
 class Guesses:
     """The targets of one row in order: natural-log probabilities, the likeliest ids, and the labels themselves.
 
-    ``pairs`` are the same of sentence pairs, where a row has any.
+    ``is_text`` is False where accuracy does not count: at sentinels and ends. ``pairs`` are the same of sentence pairs,
+    where a row has any.
     """
 
     log_probs: npt.NDArray[np.float64]
     guesses: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
-    pairs: Guesses | None = field(default=None)
+    is_text: npt.NDArray[np.bool_]
+    pairs: Guesses | None = None
+
+    @property
+    def hits(self) -> int:
+        """How many counted targets the likeliest token hits."""
+        return int(((self.guesses == self.labels) & self.is_text).sum())
 
 
 def cross_entropy(module: nn.Module, logits: Logits, hidden_BSD: Tensor, labels_BS: Tensor, *, chunk_rows: int) -> Term:
@@ -41,33 +48,49 @@ def cross_entropy(module: nn.Module, logits: Logits, hidden_BSD: Tensor, labels_
     return Term(chunked_cross_entropy(hidden_ND, labels, logits, rows=chunk_rows, parameters=parameters), count)
 
 
-def guesses(logits: Logits, hidden_BSD: Tensor, labels_BS: Tensor, *, chunk_rows: int) -> list[Guesses]:
-    """What a model makes of the targets of each row; logits are chunked."""
+def guesses(
+    logits: Logits, hidden_BSD: Tensor, labels_BS: Tensor, *, chunk_rows: int, is_text: Tensor | None = None
+) -> list[Guesses]:
+    """What a model makes of the targets of each row; logits are chunked. Without ``is_text`` every target counts."""
     parts = []
-    for hidden_SD, labels_S in zip(hidden_BSD, labels_BS, strict=True):
+    counted_BS = torch.ones_like(labels_BS) if is_text is None else is_text
+    for hidden_SD, labels_S, counted_S in zip(hidden_BSD, labels_BS, counted_BS, strict=True):
         targets = labels_S != IGNORE_INDEX
         kept_ND, labels_N = hidden_SD[targets], labels_S[targets]
         log_probs, likeliest = [torch.empty(0)], [labels_N[:0].cpu()]
         for start in range(0, len(labels_N), chunk_rows):
             rows = slice(start, start + chunk_rows)
-            found = torch.log_softmax(logits(kept_ND[rows]).float(), dim=-1)
-            log_probs.append(found.gather(-1, labels_N[rows, None])[:, 0].cpu())
-            likeliest.append(found.argmax(dim=-1).cpu())
-        parts.append(
-            Guesses(torch.cat(log_probs).double().numpy(), torch.cat(likeliest).numpy(), labels_N.cpu().numpy())
-        )
+            found, best = _of_logits(logits(kept_ND[rows]), labels_N[rows])
+            log_probs.append(found)
+            likeliest.append(best)
+        at_labels, likeliest_ids = torch.cat(log_probs).double().numpy(), torch.cat(likeliest).numpy()
+        counted = counted_S[targets].bool().cpu().numpy()
+        parts.append(Guesses(at_labels, likeliest_ids, labels_N.cpu().numpy(), counted))
     return parts
 
 
-def scores(parts: Sequence[Guesses], *, what: str) -> dict[str, Score]:
-    """Loss and accuracy over all targets, beside the accuracy of always guessing the most frequent of them."""
-    labels = np.concatenate([part.labels for part in parts])
-    hits = sum(int((part.guesses == part.labels).sum()) for part in parts)
-    count = len(labels)
+def guessed(logits_NC: Tensor, labels_N: Tensor) -> Guesses:
+    """The same of logits of a few classes."""
+    found, best = _of_logits(logits_NC, labels_N)
+    return Guesses(found.double().numpy(), best.numpy(), labels_N.cpu().numpy(), np.ones(len(labels_N), dtype=np.bool_))
+
+
+def _of_logits(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probability of each label, and the likeliest class, on the processor."""
+    log_probs_NC = torch.log_softmax(logits_NC.float(), dim=-1)
+    return log_probs_NC.gather(-1, labels_N[:, None])[:, 0].cpu(), log_probs_NC.argmax(dim=-1).cpu()
+
+
+def scores(parts: Sequence[Guesses], *, what: str, counted: str | None = None) -> dict[str, Score]:
+    """Loss over all targets, and accuracy over those that count, beside that of always guessing the most frequent."""
+    counted = counted or what
+    count = sum(len(part.labels) for part in parts)
     nats = -math.fsum(float(part.log_probs.sum()) for part in parts)
-    commonest = int(np.bincount(labels).max()) if count else 0
+    labels = np.concatenate([part.labels[part.is_text] for part in parts])
+    hits, commonest = sum(part.hits for part in parts), int(np.bincount(labels).max()) if len(labels) else 0
+    text = len(labels)
     return {
         "loss": Score(nats / max(count, 1), f"mean -ln p over {what}", count),
-        "accuracy": Score(hits / max(count, 1), f"share of {what} that the likeliest token hits", count),
-        "unigram_accuracy": Score(commonest / max(count, 1), f"share of the most frequent of {what}", count),
+        "accuracy": Score(hits / max(text, 1), f"share of {counted} that the likeliest token hits", text),
+        "unigram_accuracy": Score(commonest / max(text, 1), f"share of the most frequent of {counted}", text),
     }

@@ -43,7 +43,7 @@ class DenoisingSettings(TaskSettings):
 class Denoising(Corruption[DenoisingSettings]):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
-    what = "tokens of the text and its marks"
+    what, counted = "tokens of the text and its marks", "tokens of the text"
 
     def __init__(self, settings: DenoisingSettings | None = None) -> None:
         super().__init__(settings or DenoisingSettings())

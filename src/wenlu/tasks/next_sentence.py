@@ -29,7 +29,7 @@ from wenlu.data.store import Int64Array, TokenStore
 from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
 from wenlu.tasks._masking import MaskSettings
 from wenlu.tasks._rows import DrawnRows, Row, fill
-from wenlu.tasks._targets import Guesses
+from wenlu.tasks._targets import Guesses, guessed
 from wenlu.tasks._vocabulary import Vocabulary
 from wenlu.tasks.masked_lm import MaskedLM, hidden_states, joined
 from wenlu.tokenization.tokenizer import Tokenizer
@@ -37,9 +37,9 @@ from wenlu.tokenization.tokenizer import Tokenizer
 IS_NEXT, IS_OTHER = 0, 1
 """Labels of a pair, those of the published models."""
 
-_LEAST = 16  # tokens of a piece that is made a pair
+_LEAST = 8  # tokens of a part
 _CANDIDATES = 4  # places that are looked at for a B of another place
-_LOOKED = 64  # tokens in which a sentence's beginning is looked for
+_LOOKED = 64  # tokens in which a sentence's beginning is looked for, from a place that is drawn
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,14 @@ class NextSentence(MaskedLM):
         hidden_BSD, parts = hidden_states(module, batch), []
         for row, part in enumerate(self._guesses(module, hidden_BSD, batch)):
             logits_N2, labels_N = _pair_logits(module, hidden_BSD[row : row + 1], batch["pair_labels"][row : row + 1])
-            log_probs = torch.log_softmax(logits_N2.float(), dim=-1)
-            found = log_probs.gather(-1, labels_N[:, None])[:, 0].double().cpu().numpy()
-            pairs = Guesses(found, log_probs.argmax(dim=-1).cpu().numpy(), labels_N.cpu().numpy())
-            parts.append(replace(part, pairs=pairs))
+            parts.append(replace(part, pairs=guessed(logits_N2, labels_N)))
         return parts
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """Those of the masked tokens, and loss and accuracy of the pairs."""
         pairs = [part.pairs for part in parts if part.pairs is not None]
         count = sum(len(pair.labels) for pair in pairs)
-        hits = sum(int((pair.guesses == pair.labels).sum()) for pair in pairs)
+        hits = sum(pair.hits for pair in pairs)
         nats = -math.fsum(float(pair.log_probs.sum()) for pair in pairs)
         kind = "pairs, other parts from the same file and language"
         if self.settings.pairs == "sentence_order":
@@ -162,15 +159,13 @@ class NextSentence(MaskedLM):
         text = store.read(piece.first, piece.stop)
         if sources is None:
             return self._ordered(text, vocabulary, generator)
-        if len(text) < _LEAST:
-            return text, text[:0], IGNORE_INDEX
         cut = _cut(text, vocabulary, generator)
         other = sources.text(piece, len(text) - cut, vocabulary, generator)
         is_other = generator.random() < self.settings.negative_rate
         length = min(len(text) - cut, len(other))
         if piece.last:  # a B that ends with its document would be known by it
             length -= int(generator.integers(1, max(2, length // 4)))
-        if length < 1:
+        if min(cut, length) < _LEAST:
             return text, text[:0], IGNORE_INDEX
         second = other if is_other else text[cut:]
         return text[:cut], second[:length], IS_OTHER if is_other else IS_NEXT
@@ -178,7 +173,7 @@ class NextSentence(MaskedLM):
     def _ordered(self, text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> Pair:
         """Two parts of whole sentences, in order or exchanged; one part where there are not two."""
         ends = np.flatnonzero(vocabulary.ends_sentence[text]) + 1
-        if len(ends) < 3 or len(text) < _LEAST:
+        if len(ends) < 3:
             return text, text[:0], IGNORE_INDEX
         cut = ends[1:-1][np.argmin(np.abs(ends[1:-1] - _place(text, generator)))]
         first, second = text[ends[0] : cut], text[cut : ends[-1]]
@@ -216,14 +211,18 @@ class Sources:
         places = generator.integers(low, high, size=_CANDIDATES)
         numbers = np.searchsorted(self._starts, places, side="right") - 1
         documents = self._order[numbers]
-        begins = self._store.bounds[documents] + places - self._starts[numbers]
-        ends = self._store.bounds[documents + 1] - 1
-        begins = np.minimum(begins, np.maximum(ends - most - _LOOKED, self._store.bounds[documents]))
-        apart = (documents != piece.document) | (begins >= piece.stop) | (begins + most + _LOOKED <= piece.first)
-        room = np.where(apart, np.minimum(ends - begins, most + _LOOKED), 0)
-        best = int(np.argmax(room))
-        text = self._store.read(int(begins[best]), int(begins[best] + room[best]))
-        return text[_sentence_start(text, vocabulary, max(0, len(text) - most)) :][:most]
+        starts, ends = self._store.bounds[documents], self._store.bounds[documents + 1] - 1
+        begins = np.clip(starts + places - self._starts[numbers], starts, np.maximum(ends - most, starts))
+        lows, stops = np.maximum(begins - _LOOKED, starts), np.minimum(begins + most, ends)
+        apart = (lows >= piece.stop) | (stops <= piece.first)
+        best = int(np.argmax(np.where(apart, stops - begins, 0)))
+        if not apart[best]:
+            return np.zeros(0, dtype=np.int64)
+        text, before = self._store.read(int(lows[best]), int(stops[best])), int(begins[best] - lows[best])
+        sentences = np.flatnonzero(vocabulary.ends_sentence[text[:before]]) + 1
+        if lows[best] == starts[best]:
+            sentences = np.append(0, sentences)
+        return text[int(sentences[-1]) if len(sentences) else before :][:most]
 
 
 def _place(text: Int64Array, generator: np.random.Generator) -> int:
@@ -232,15 +231,13 @@ def _place(text: Int64Array, generator: np.random.Generator) -> int:
 
 
 def _cut(text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> int:
-    """Where a sentence begins behind a place in the middle, or that place."""
+    """Where a sentence begins near a place in the middle, or that place in a long text; 0 in a short one."""
     place = _place(text, generator)
-    return place + _sentence_start(text[place:], vocabulary, min(_LOOKED, len(text) - place - 1))
-
-
-def _sentence_start(text: Int64Array, vocabulary: Vocabulary, within: int) -> int:
-    """The first place, among so many, at which a sentence begins; 0 when there is none."""
-    ends = np.flatnonzero(vocabulary.ends_sentence[text[:within]])
-    return int(ends[0]) + 1 if len(ends) else 0
+    low, high = max(place - _LOOKED, 0), min(place + _LOOKED, len(text) - 1)
+    sentences = low + 1 + np.flatnonzero(vocabulary.ends_sentence[text[low:high]])
+    if len(sentences):
+        return int(sentences[np.argmin(np.abs(sentences - place))])
+    return place if len(text) > 2 * _LOOKED else 0
 
 
 def _pair_logits(module: nn.Module, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class SpanSettings(TaskSettings):
 class SpanCorruption(Corruption[SpanSettings]):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
-    what = "tokens of spans, sentinels and end"
+    what, counted = "tokens of spans, sentinels and ends", "tokens of spans"
 
     def __init__(self, settings: SpanSettings | None = None) -> None:
         super().__init__(settings or SpanSettings())
