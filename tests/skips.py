@@ -5,6 +5,7 @@ A test calls the function it needs as its first line: ``folder = needs_test_data
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -13,17 +14,27 @@ from typing import NoReturn
 
 import pytest
 
+USER_HOME = os.environ.get("WENLU_HOME") or "~/.cache/wenlu"  # before conftest.py gives the tests one of their own
 TEST_DATA = "large data sets are named by WENLU_TEST_DATA, which is not set or has no such file"
 TOOLS = {
     "strace": "counts and breaks system calls",
     "cc": "compiles models with torch.compile",
 }
+MODEL = "this model is not in the cache, and no registry offers the package that carries it"
 POSIX = "needs processes and signals of POSIX"
 MOUNT = "the system does not let this user mount a small disk of his own"
 CUDA = "needs a CUDA device"
 FULL = "the system has no device that is always full"
 
-REASONS = {TEST_DATA, POSIX, MOUNT, CUDA, FULL, *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items())}
+REASONS = {
+    TEST_DATA,
+    MODEL,
+    POSIX,
+    MOUNT,
+    CUDA,
+    FULL,
+    *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items()),
+}
 
 
 def needs_test_data(*parts: str) -> Path:
@@ -33,6 +44,31 @@ def needs_test_data(*parts: str) -> Path:
     if not root or not path.exists():
         pytest.skip(TEST_DATA)
     return path
+
+
+def needs_model(name: str) -> Path:
+    """What a verb takes as its model: from the user's cache, else fetched once a session; else the test is skipped."""
+    path = _model(name)
+    if path is None:
+        pytest.skip(MODEL)
+    return path
+
+
+@functools.cache
+def _model(name: str) -> Path | None:
+    from wenlu.core.errors import RunError
+    from wenlu.data.corpora._catalogue import models
+    from wenlu.data.fetch import UNOBTAINABLE, cached, fetch_entries
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WENLU_HOME", USER_HOME)
+        fetched = cached(models()[name])
+    try:
+        return (fetched or fetch_entries([models()[name]])[0]).model
+    except RunError as error:
+        if error.id not in UNOBTAINABLE:
+            raise
+        return None
 
 
 def needs_tool(name: str) -> Path:

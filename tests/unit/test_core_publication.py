@@ -492,3 +492,16 @@ def test_a_target_below_a_file_is_refused(tmp_path: Path) -> None:
         check_target(tmp_path / "text.txt" / "deep" / "store", replace=False)
     assert refused.value.id == "core.target_below_file"
     assert "text.txt" in str(refused.value)
+
+
+def test_one_file_of_a_directory_is_verified_by_its_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    publish(tmp_path / "model", lambda folder: (folder / "small.gguf").write_bytes(b"weights") and None)
+    verify(tmp_path / "model" / "small.gguf", strict=False)
+    assert not caplog.text
+    (tmp_path / "model" / "small.gguf").write_bytes(b"weighty")
+    with pytest.raises(CheckpointError) as caught:
+        verify(tmp_path / "model" / "small.gguf", strict=False)
+    assert caught.value.id == "core.digest_mismatch"
+    (tmp_path / "model" / "other.gguf").write_bytes(b"")
+    verify(tmp_path / "model" / "other.gguf", strict=False)
+    assert "unverified" in caplog.text

@@ -457,6 +457,27 @@ def test_resolve_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         resolve_model(tmp_path, root=root)
 
 
+def test_a_fetched_model_has_a_name_and_a_gguf_file_stands_for_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENLU_HOME", str(tmp_path))
+    root = tmp_path / "runs"
+    fetched = model(tmp_path / "models" / "encoder")
+    assert resolve_model("encoder", root=root) == fetched
+    with pytest.raises(CheckpointError, match=r"did you mean encoder\?"):
+        resolve_model("encodr", root=root)
+    make_run(root / "encoder")
+    model(root / "encoder" / "final")
+    assert resolve_model("encoder", root=root) == root / "encoder" / "final", "a run of one's own comes first"
+    chat = tmp_path / "models" / "chat"
+    chat.mkdir()
+    (chat / "small.gguf").touch()
+    assert resolve_model("chat", root=root) == resolve_model(chat / "small.gguf", root=root) == chat / "small.gguf"
+    (chat / "other.gguf").touch()
+    with pytest.raises(CheckpointError, match="holds no model"):
+        resolve_model("chat", root=root)
+
+
 def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WENLU_HOME", "~/x")
     assert wenlu_home() == Path.home() / "x"

@@ -166,12 +166,17 @@ def verify(directory: Path, *, strict: bool = True) -> None:
 
     Strict (checkpoints, stores): any difference is an error. Otherwise (model directories that people exchange):
     weights are checked strictly, an edited text file is allowed with a warning, an additional file without, and a
-    directory that has no manifest is announced as unverified.
+    directory that has no manifest is announced as unverified. So is a single file; its folder may have a manifest.
 
     Raises:
         CheckpointError: the manifest is missing or damaged, or a file is missing, additional or differs.
     """
     directory = Path(directory)
+    if directory.is_file() and (directory.parent / MANIFEST).is_file():
+        listed = read_manifest(directory.parent).files.get(directory.name)
+        if listed is not None:
+            _verify_file(directory, listed, strict=True)
+            return
     if not strict and not (directory / MANIFEST).exists():
         warn("core.unverified", path=directory)
         return

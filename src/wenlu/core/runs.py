@@ -33,6 +33,7 @@ from wenlu.core.publication import verify as verify
 from wenlu.core.publication import write_file_atomically as write_file_atomically
 
 RUNS = Path("runs")
+MODELS = "models"  # below wenlu_home: the fetched ones
 _CHECKPOINT = re.compile(r"^step-(\d{8,})$")
 _WRITTEN = frozenset({"run.toml", "status.json", "data.json", "best.json", "log.jsonl", "final"})
 
@@ -268,7 +269,8 @@ def newest_run(root: Path = RUNS) -> Path:
 def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
     """The model directory that a user means by ``DIR | RUN | NAME``; None is the newest finished run, announced.
 
-    Of a run: its final model, else its best checkpoint, else its newest whole one. A GGUF file stands for itself.
+    A name is that of a run below ``root``, or of a fetched model. Of a run: its final model, else its best checkpoint,
+    else its newest whole one. A GGUF file stands for itself, and for a directory that has no other model.
 
     Raises:
         CheckpointError: ``core.no_run``, ``core.model_not_found``, ``core.run_has_no_model`` or ``core.not_a_model``.
@@ -279,7 +281,8 @@ def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
     elif Path(where).suffix == GGUF_SUFFIX and Path(where).is_file():
         return Path(where)
     else:
-        path = next((path for path in (Path(where), root / where) if path.is_dir()), None) or _missing(where, root)
+        places = (Path(where), root / where, wenlu_home() / MODELS / where)
+        path = next((path for path in places if path.is_dir()), None) or _missing(where, root)
     if is_run(path):
         run = Run(path)
         final = path / "final"
@@ -288,7 +291,10 @@ def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
             raise CheckpointError("core.run_has_no_model", path=path, state=run.status().get("state", "?"))
         return model
     if not (path / "config.json").is_file():
-        raise CheckpointError("core.not_a_model", path=path)
+        files = list(path.glob(f"*{GGUF_SUFFIX}"))
+        if len(files) != 1:
+            raise CheckpointError("core.not_a_model", path=path)
+        return files[0]
     return path
 
 
@@ -302,6 +308,8 @@ def _missing(where: str | Path, root: Path) -> Path:
     from wenlu.core.plugins import closest
 
     known = sorted(entry.name for entry in root.iterdir() if is_run(entry)) if root.is_dir() else []
+    fetched = wenlu_home() / MODELS
+    known += sorted(entry.name for entry in fetched.iterdir()) if fetched.is_dir() else []
     raise CheckpointError("core.model_not_found", where=where, root=root, suggestion=closest(str(where), known) or "-")
 
 

