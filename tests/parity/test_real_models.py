@@ -83,3 +83,35 @@ def test_transformers_reads_the_same_logits_and_answers(smollm2: Bundle) -> None
         assert len(answered) == NEW_TOKENS or answered[-1] == tokenizer.eos_token_id
         said[question] = {"prompt": prompt, "answer": chosen}
     assert said == json.loads(ANSWERS.read_text(encoding="utf-8"))
+
+
+SENTENCES = (
+    "A small sentence.",
+    "",
+    "文炉是一个语言模型工作台。It's naïve: Café № 5, [MASK] and [SEP] as they are written!",
+    "The sea is a vast and mysterious realm. " * 70,
+)
+
+
+def test_the_encoder_computes_the_hidden_states_of_transformers() -> None:
+    """Right and left padding, the pooler, and the ids; one text is longer than the 512 positions and cut there.
+
+    transformers counts positions from the padding on unless it is told; the model was trained on those of the text.
+    """
+    bundle = load(needs_model("minilm"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(bundle.path))
+    model = transformers.AutoModel.from_pretrained(str(bundle.path)).eval()
+    special = bundle.tokenizer.with_special_tokens
+    ids = [special(bundle.tokenizer.encode(text)[:510]).ids for text in SENTENCES[:2] + SENTENCES[3:]]
+    assert ids == [tokenizer(text, truncation=True)["input_ids"] for text in SENTENCES[:2] + SENTENCES[3:]]
+    for side in ("right", "left"):
+        batch = tokenizer(list(SENTENCES), padding=True, truncation=True, padding_side=side, return_tensors="pt")
+        mask = batch["attention_mask"].bool()
+        with torch.no_grad():
+            expected = model(**batch, position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0))
+            found = bundle.language_model.hidden(batch["input_ids"], mask=mask)
+            pooled = bundle.model.head.pooled(found, mask)  # type: ignore[operator, union-attr]
+        largest = expected.last_hidden_state[mask].abs().max()
+        assert (found - expected.last_hidden_state)[mask].abs().max() <= TOLERANCE * largest
+        if side == "right":  # transformers pools the first position, padding or not
+            assert (pooled - expected.pooler_output).abs().max() <= TOLERANCE

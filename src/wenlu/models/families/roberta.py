@@ -28,6 +28,6 @@ FAMILY = BertKind(
     keys=KEYS,
     position_offset=2,
     segments=1,
-    ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),  # a pooler under a classifier is not used
+    ignored=(r"(roberta\.)?embeddings\.position_ids", r"roberta\.pooler\..*"),  # a classifier uses no pooler
     copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
 ).family()
