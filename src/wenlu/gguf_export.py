@@ -1,4 +1,4 @@
-"""Model directories as GGUF files for llama.cpp: Llama, Qwen2, Qwen3 and GPT-2, with tokenizer and chat template.
+"""Model directories as GGUF files for llama.cpp: Llama, Mistral, Qwen and GPT-2, with tokenizer and chat template.
 
 Names, layout and keys are those of llama.cpp's own converter: matrices take the wanted type, everything with one
 dimension and learned positions stay float32, and a row that Q8_0's blocks of 32 do not divide is stored as F16.
@@ -21,6 +21,7 @@ from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import CheckpointError, DataError
 from wenlu.core.publication import publish_file
 from wenlu.models.build import family
+from wenlu.models.config import TransformerConfig, given
 from wenlu.models.families._files import HFConfig, Weights, read_config
 from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.gguf import (
@@ -53,7 +54,10 @@ _LLAMA_NUMBERS = {
     "rope_theta": ("rope.freq_base",),
     "vocab_size": ("vocab_size",),
 }
-_ONLY = {"hidden_act": "silu", "activation_function": "gelu_new", "scale_attn_weights": True}  # what llama.cpp computes
+_ONLY = {  # what llama.cpp computes
+    **{"hidden_act": "silu", "sliding_window": None},
+    **{"activation_function": "gelu_new", "scale_attn_weights": True},
+}
 
 
 def export_gguf(directory: Path, target: Path, *, type: GGUFType) -> None:
@@ -72,7 +76,7 @@ def export_gguf(directory: Path, target: Path, *, type: GGUFType) -> None:
         raise DataError("core.target_exists", path=target)
     bundle = load_bundle(directory)
     export = _Export.of(bundle, package)
-    keys = export.keys(type) | _tokenizer_keys(bundle, size=export.model.vocab_size)
+    keys = export.keys(type) | _tokenizer_keys(bundle, export.model.config)
     publish_file(target, lambda path: export.write(path, keys, type))
 
 
@@ -91,8 +95,11 @@ class _Export:
     def of(cls, bundle: Bundle, package: ModuleType) -> _Export:
         path, model = bundle.path, bundle.model
         name = (read_gguf_config(path) if is_gguf(path) else read_config(path)).get("model_type")
-        if name not in SIZES or not isinstance(model, Transformer):
-            raise CheckpointError("models.gguf_architecture", path=path, found=name, known=", ".join(SIZES))
+        architecture = "llama" if name == "mistral" else str(name)
+        heads = sorted(model.config.heads) if isinstance(model, Transformer) else []
+        if architecture not in SIZES or not isinstance(model, Transformer) or heads != ["language_model"]:
+            found, known = ", ".join([str(name), *heads]), ", ".join([*SIZES, "mistral"])
+            raise CheckpointError("models.gguf_architecture", path=path, found=found, known=known)
         kind = family(str(name))
         assert isinstance(kind, TransformerFamily)
         values = HFConfig(kind.to_hf(model.config), path / "config.json")
@@ -101,9 +108,8 @@ class _Export:
         if (scaling := values.table("rope_scaling")) is not None:
             scaling.require("low_freq_factor", LLAMA3_LOW)
             scaling.require("high_freq_factor", LLAMA3_HIGH)
-        num_heads = values.integer("n_head" if name == "gpt2" else "num_attention_heads")
-        num_kv_heads = values.integer("num_key_value_heads", num_heads)
-        layout = Layout.of(str(name), num_heads=num_heads, num_kv_heads=num_kv_heads, path=path)
+        stack = model.config.main
+        layout = Layout.of(architecture, num_heads=stack.num_heads, num_kv_heads=stack.kv_heads, path=path)
         return cls(package, path, model, kind, values, layout)
 
     def keys(self, type: GGUFType) -> dict[str, object]:
@@ -117,8 +123,9 @@ class _Export:
         for name, places in _LLAMA_NUMBERS.items():
             keys |= {f"{prefix}.{place}": values.values[name] for place in places}
         if (scaling := values.table("rope_scaling")) is not None:
-            original = scaling.integer("original_max_position_embeddings")
-            keys[f"{prefix}.rope.scaling.original_context_length"] = original
+            if (original := scaling.optional_integer("original_max_position_embeddings")) is not None:
+                return keys | {f"{prefix}.rope.scaling.original_context_length": original}  # Llama 3's, as a tensor
+            keys |= {f"{prefix}.rope.scaling.type": "linear", f"{prefix}.rope.scaling.factor": scaling.number("factor")}
         return keys
 
     def write(self, path: Path, keys: Mapping[str, object], type: GGUFType) -> None:
@@ -144,8 +151,8 @@ class _Export:
 
     def _tensors(self, weights: Weights) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
         """Name, values and shape of each tensor of the file; what a family ignores, and a tied output, are left out."""
-        if (scaling := self.model.config.decoder.rope_scaling) is not None:
-            stack = self.model.config.decoder
+        stack = self.model.config.main
+        if (scaling := stack.rope_scaling) is not None and scaling.original_max_positions is not None:
             factors = rope_factors(scaling, head_dim=stack.head_size, theta=stack.rope_theta)
             yield ROPE_FACTORS, factors, tuple(factors.shape)
         for theirs in weights.names:
@@ -171,11 +178,11 @@ class _Export:
         return self.package.quantize(numbers, kind)
 
 
-def _tokenizer_keys(bundle: Bundle, *, size: int) -> dict[str, object]:
+def _tokenizer_keys(bundle: Bundle, config: TransformerConfig) -> dict[str, object]:
     """What the file says of the tokenizer: its tokens, the ids of its special ones, its chat template."""
     tokenizer = bundle.tokenizer
-    described = describe(json.loads(tokenizer.serialized), size=size, where=bundle.path)
-    start = tokenizer.start_id
+    described = describe(json.loads(tokenizer.serialized), size=config.vocab_size, where=bundle.path)
+    start = given(tokenizer.start_id, config.start_token_id)
     roles = {
         "bos_token_id": start,
         "eos_token_id": tokenizer.end_id,

@@ -87,8 +87,10 @@ def read_config(path: Path) -> dict[str, object]:
     hf["tie_word_embeddings"] = "output.weight" not in header.tensors
     hf["bos_token_id"] = header.integer("tokenizer.ggml.bos_token_id")
     hf["eos_token_id"] = header.integer("tokenizer.ggml.eos_token_id")
+    hf["pad_token_id"] = header.integer("tokenizer.ggml.padding_token_id")
     if architecture == "gpt2":
-        return hf | {"layer_norm_epsilon": _number(header, f"{prefix}attention.layer_norm_epsilon", 1e-5)}
+        no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)  # else Hugging Face's default
+        return hf | no_dropout | {"layer_norm_epsilon": _number(header, f"{prefix}attention.layer_norm_epsilon", 1e-5)}
     return hf | _llama_config(header, prefix, hidden_size=_size(header, f"{prefix}embedding_length"))
 
 
@@ -109,9 +111,9 @@ def _llama_config(header: Header, prefix: str, *, hidden_size: int) -> dict[str,
         "mlp_bias": "blk.0.ffn_up.bias" in header.tensors,
     }
     scaling = header.text(f"{prefix}rope.scaling.type", "none")
-    if scaling != "none":
-        hf["rope_scaling"] = {"rope_type": scaling}  # for the family to refuse, or not
-    if ROPE_FACTORS in header.tensors:
+    if scaling != "none":  # linear, or for the family to refuse
+        hf["rope_scaling"] = {"rope_type": scaling, "factor": _number(header, f"{prefix}rope.scaling.factor", 1.0)}
+    elif ROPE_FACTORS in header.tensors:
         original = _size(header, f"{prefix}rope.scaling.original_context_length", LLAMA3_POSITIONS)
         hf["rope_scaling"] = _llama3_scaling(header, head_dim=head_dim, theta=theta, original_max_positions=original)
     return hf
@@ -178,7 +180,7 @@ class Layout:
             if (name := names.get_name(entry.theirs.format(0))) is not None
         }
         heads = {"blk.{}.attn_q": num_heads, "blk.{}.attn_k": num_kv_heads} if architecture == "llama" else {}
-        transposed = frozenset(name for name, entry in modules.items() if entry.transposed)
+        transposed = frozenset(name for name, entry in modules.items() if entry.form == "transposed")
         return cls(architecture, heads, {name: entry.theirs for name, entry in modules.items()}, transposed)
 
     def theirs(self, name: str) -> str:
