@@ -26,9 +26,10 @@ from wenlu.data.tokens import build_store
 from wenlu.evaluation.corpus import open_corpus
 from wenlu.evaluation.evaluator import Evaluation, default_windows, evaluate_documents, evaluate_split
 from wenlu.evaluation.text_score import TextScore, score_text
-from wenlu.generation.text import Completion, complete, prepare
+from wenlu.generation.text import Completion, complete, prepare, prepare_chat
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import DeviceName
+from wenlu.tokenization.chat import Message, asked
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
 from wenlu.training.results import RunResult
 from wenlu.training.run import resume_run, train_run
@@ -74,6 +75,17 @@ class Model:
         chosen = self.bundle.generation.replace(**settings)
         ready = prepare(self.tokenizer, prompt, chosen, max_positions=self.language_model.max_positions)
         return complete(self.language_model, self.tokenizer, ready, chosen)
+
+    def answer(self, conversation: str | Sequence[Message], **settings: object) -> str:
+        """The answer of a chat model to a user's question, or to a conversation that a user's message ends.
+
+        Raises:
+            RequestError: ``chat.no_template``, ``chat.refused``, or the conversation is too long.
+        """
+        messages = asked(conversation) if isinstance(conversation, str) else conversation
+        chosen = self.bundle.generation.replace(**settings, num_sequences=1)
+        ready = prepare_chat(self.tokenizer, messages, chosen, max_positions=self.language_model.max_positions)
+        return complete(self.language_model, self.tokenizer, ready, chosen)[0].text
 
 
 def train_tokenizer(

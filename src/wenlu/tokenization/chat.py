@@ -41,6 +41,12 @@ class Message:
             raise RequestError("chat.content", found=type(self.content).__name__)
 
 
+def asked(question: str, *, system: str | None = None) -> list[Message]:
+    """The conversation that is one question of a user, after the system's message if there is one."""
+    before = [] if system is None else [Message("system", system)]
+    return [*before, Message("user", question)]
+
+
 @dataclass(frozen=True)
 class EncodedChat:
     """A conversation as the template writes it, and its ids: the template's special tokens, and plain text."""

@@ -57,7 +57,7 @@ def command(
     from wenlu.bundle import load_bundle
     from wenlu.core.errors import SettingsError
     from wenlu.generation.text import prepare, prepare_chat
-    from wenlu.tokenization.chat import Message
+    from wenlu.tokenization.chat import asked
 
     if system is not None and not chat:
         raise SettingsError("generation.system_without_chat")
@@ -66,9 +66,7 @@ def command(
     settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
     max_positions = bundle.language_model.max_positions
     if chat:
-        messages = (
-            [Message("user", content)] if system is None else [Message("system", system), Message("user", content)]
-        )
+        messages = asked(content, system=system)
         request = prepare_chat(bundle.tokenizer, messages, settings, max_positions=max_positions)
     else:
         request = prepare(bundle.tokenizer, content, settings, max_positions=max_positions)
