@@ -144,7 +144,7 @@ def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable
 
 
 def _of_chunk(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Log-probabilities (N) of labels, the softmax taken in pieces, as its scratch is as large as the logits."""
+    """Log-probabilities (N) of labels; the softmax is taken in pieces, as its result is as large as the logits."""
     rows = max(1, CACHED_LOGITS // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else CHUNK_ROWS
-    pieces = zip(torch.split(logits_NV, rows), torch.split(labels_N, rows), strict=True)
-    return torch.cat([-F.cross_entropy(logits_nV, labels_n, reduction="none") for logits_nV, labels_n in pieces])
+    pieces = zip(torch.split(logits_NV, rows), torch.split(labels_N[:, None], rows), strict=True)
+    return torch.cat([logits_nV.log_softmax(dim=1).gather(1, label_n1)[:, 0] for logits_nV, label_n1 in pieces])
