@@ -20,6 +20,8 @@ from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import DeviceName, pick_device
 from wenlu.models.families._files import refuse_pickle
+from wenlu.models.roles import Measured, architecture, causal_model
+from wenlu.models.transformer import Transformer
 from wenlu.tokenization.tokenizer import Tokenizer
 
 FILE_NAME = "wenlu.toml"
@@ -39,8 +41,17 @@ class Bundle:
 
     @property
     def language_model(self) -> LanguageModel:
-        """The model with the calls of every language model."""
-        return cast(LanguageModel, self.model)
+        """The model as one that reads a text from left to right.
+
+        Raises:
+            RequestError: it is an encoder or an encoder-decoder (see ``models.roles``).
+        """
+        return causal_model(self.model)
+
+    @property
+    def measured(self) -> Measured:
+        """The model, whatever it is, with its sizes."""
+        return cast(Measured, self.model)
 
 
 def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") -> Bundle:
@@ -61,7 +72,7 @@ def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") 
     task, generation, tokenizer = _read_task(path), generation_settings.load(path), Tokenizer.load(path)
     model = load_model(path)
     _refuse_strangers(model, tokenizer, path)
-    return Bundle(model.to(place).eval(), tokenizer, task, generation, path)
+    return Bundle(model.to(place).eval(), tokenizer, task or default_task(model), generation, path)
 
 
 def save_bundle(
@@ -69,13 +80,26 @@ def save_bundle(
     *,
     model: nn.Module,
     tokenizer: Tokenizer,
-    task: str = DEFAULT_TASK,
+    task: str | None = None,
     generation: GenerationSettings | None = None,
     provenance: Mapping[str, str | int | float] | None = None,
 ) -> None:
-    """Write the files of a model directory into an existing folder (no manifest: ``core.runs.publish`` adds it)."""
+    """Write the files of a model directory into an existing folder (no manifest: ``core.runs.publish`` adds it).
+
+    Without a ``task`` it is ``default_task``.
+    """
     save_model_files(directory, model=model, tokenizer=tokenizer, generation=generation or GenerationSettings())
-    (directory / FILE_NAME).write_text(_toml(task, provenance or {}), encoding="utf-8")
+    (directory / FILE_NAME).write_text(_toml(task or default_task(model), provenance or {}), encoding="utf-8")
+
+
+def default_task(model: nn.Module) -> str:
+    """The objective that a model of this shape and unknown origin was trained with."""
+    shape = architecture(model)
+    if shape == "decoder" or not isinstance(model, Transformer) or "language_model" not in model.config.heads:
+        return DEFAULT_TASK
+    if shape == "encoder":
+        return "masked_lm"
+    return "span_corruption" if model.config.main.position == "relative" else "denoising"
 
 
 def save_model_files(
@@ -94,7 +118,7 @@ def _refuse_strangers(model: nn.Module, tokenizer: Tokenizer, path: Path) -> Non
     Raises:
         CheckpointError: ``bundle.vocabulary``.
     """
-    size = cast(LanguageModel, model).vocab_size
+    size = cast(Measured, model).vocab_size
     if tokenizer.vocab_size > size:
         raise CheckpointError("bundle.vocabulary", path=path, tokens=tokenizer.vocab_size, embeddings=size)
 
@@ -113,15 +137,15 @@ def _toml(task: str, provenance: Mapping[str, str | int | float]) -> str:
     return tomlkit.dumps(document)
 
 
-def _read_task(directory: Path) -> str:
-    """The task that ``wenlu.toml`` names; a foreign directory is a causal language model.
+def _read_task(directory: Path) -> str | None:
+    """The task that ``wenlu.toml`` names; None for a foreign directory.
 
     Raises:
         CheckpointError: ``bundle.bad_file`` when the file is not what we write, ``bundle.newer`` for a newer format.
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        return DEFAULT_TASK
+        return None
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,20 +1,26 @@
-"""Every kind of model that is found generates the same with a cache as when it reads everything again, and is scored
-by the same rule."""
+"""Every kind of model that reads from left to right generates the same with a cache as when it reads everything again,
+and is scored by the same rule; every other kind is refused wherever that is asked of it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tiny_tokenizers import tiny
+from wenlu.bundle import Bundle
 from wenlu.core import plugins
+from wenlu.core.errors import RequestError
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.documents import store_documents
+from wenlu.evaluation.evaluator import evaluate_split
 from wenlu.evaluation.scoring import Windows, token_log_probs
 from wenlu.generation.engine import generate
 from wenlu.generation.sampling import Sampler
@@ -23,12 +29,14 @@ from wenlu.models import ngram
 from wenlu.models.build import FAMILIES, build_model
 from wenlu.models.config import ModelSettings
 from wenlu.models.mixture import Mixture
+from wenlu.models.roles import Architecture, architecture
+from wenlu.models.transformer import Transformer
+from wenlu.training.settings import EvaluateSettings
 
 VOCAB, END, MAX_POSITIONS = 23, 0, 48
 SIZES = {
     "lstm": ModelSettings(kind="lstm", num_layers=2, hidden_size=12, embedding_size=8),
 }
-KINDS = plugins.names(FAMILIES)
 PROMPT = [3, 7, 7, 1, 12]
 
 
@@ -61,6 +69,18 @@ def new_model(kind: str) -> nn.Module:
         for parameter in model.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator) + (parameter.mean() > 0.5))
     return model.eval()
+
+
+def architecture_of(kind: str) -> Architecture:
+    if kind in ("ngram", "mixture"):  # made of texts and of models
+        return "decoder"
+    with torch.device("meta"):
+        return architecture(build_model(SIZES.get(kind, ModelSettings(kind=kind)), vocab_size=VOCAB, end_id=END,
+                                        sequence_length=MAX_POSITIONS))  # fmt: skip
+
+
+KINDS = [kind for kind in plugins.names(FAMILIES) if architecture_of(kind) == "decoder"]
+OTHERS = [kind for kind in plugins.names(FAMILIES) if kind not in KINDS]
 
 
 def read_again(model: nn.Module, settings: GenerationSettings) -> list[tuple[list[int], list[float]]]:
@@ -124,3 +144,38 @@ def test_every_model_is_scored_by_the_same_windows(kind: str) -> None:
                 table_SV = model(torch.tensor([inputs[start:end]]))[0].float().log_softmax(-1)
             expected += [table_SV[slot - start, ids[slot]].item() for slot in range(first, end)]
         assert np.allclose(log_probs, expected, atol=1e-4)
+
+
+def test_every_architecture_is_found() -> None:
+    assert {"gpt2", "llama", "lstm", "ngram", "mixture"} <= set(KINDS)
+    assert {architecture_of(kind) for kind in OTHERS} == {"encoder", "encoder_decoder"}
+
+
+LEFT_TO_RIGHT: dict[str, Callable[[nn.Module], object]] = {
+    "bundle": lambda model: Bundle(model, tiny("bpe"), "", GenerationSettings(), Path()).language_model,
+    "generation": lambda model: generate(model, PROMPT, GenerationSettings(), start_id=END),
+    "scoring": lambda model: list(
+        token_log_probs(model, store_documents(corpus()), end_id=END, windows=Windows(16, 6))
+    ),
+    "evaluation of a run": lambda model: evaluate_split(model, corpus(), EvaluateSettings(), context=16, max_tokens=0),
+    "mixture": lambda model: Mixture([new_model("ngram"), model], [0.5, 0.5]),
+}
+
+
+@pytest.mark.parametrize("ask", LEFT_TO_RIGHT.values(), ids=LEFT_TO_RIGHT.keys())
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_does_not_read_from_left_to_right_is_refused(kind: str, ask: Callable[[nn.Module], object]) -> None:
+    with pytest.raises(RequestError) as caught:
+        ask(new_model(kind))
+    expected = {"encoder": "models.encoder_not_causal", "encoder_decoder": "models.source_missing"}
+    assert caught.value.id == expected[architecture_of(kind)]
+    assert kind in str(caught.value) and "wenlu embed" in str(caught.value)
+
+
+def test_a_decoder_without_an_output_for_words_is_refused() -> None:
+    model = new_model("gpt2")
+    assert isinstance(model, Transformer)
+    judge = Transformer(replace(model.config, heads=frozenset({"sequence"}), labels=("no", "yes")))
+    with pytest.raises(RequestError) as caught:
+        generate(judge, PROMPT, GenerationSettings(), start_id=END)
+    assert caught.value.id == "models.no_vocabulary_head"

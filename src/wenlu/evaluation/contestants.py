@@ -32,7 +32,7 @@ class Contestant:
 
     @property
     def model(self) -> LanguageModel:
-        """The model with the calls of every language model."""
+        """The model as one that reads from left to right; raises RequestError where it is none."""
         return self.bundle.language_model
 
     def windows(self, *, context: int | None = None, stride: int | None = None) -> Windows:
@@ -67,7 +67,7 @@ def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contest
         CheckpointError: the model is missing or damaged.
     """
     bundle = load_bundle(where, device=device)
-    model = bundle.language_model
+    model = bundle.measured
     run = run_of(bundle.path)
     context = stride = 0
     if run is not None and run.has_settings():

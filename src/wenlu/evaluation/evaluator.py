@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
 
 from torch import nn
 
@@ -23,6 +22,7 @@ from wenlu.metrics import significance
 from wenlu.metrics.language_model import bits_per_byte, bits_per_character, perplexity
 from wenlu.metrics.significance import Interval, finite, ratio_interval
 from wenlu.models.config import LanguageModel
+from wenlu.models.roles import causal_model
 from wenlu.training.settings import EvaluateSettings
 
 DEFAULT_CONTEXT = 512
@@ -165,7 +165,7 @@ def evaluate_split(
     model: nn.Module, store: TokenStore, settings: EvaluateSettings, *, context: int, max_tokens: int
 ) -> dict[str, float]:
     """What the trainer logs: loss (nats a token) and bits per byte of one split; ``max_tokens`` 0 means all of it."""
-    language_model = cast(LanguageModel, model)
+    language_model = causal_model(model)
     windows = default_windows(language_model, context=context, stride=settings.stride)
     documents: Iterable[TokenizedDocument] = store_documents(store)
     if max_tokens and max_tokens < store.num_tokens:

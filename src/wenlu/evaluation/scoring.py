@@ -29,6 +29,7 @@ from wenlu.evaluation.documents import TokenizedDocument
 from wenlu.metrics.language_model import charged_nats
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import device_of
+from wenlu.models.roles import causal_model
 
 IGNORE_INDEX = -100
 # A processor is busy with few slots, and rows of like length waste fewer; what more of them compute is new memory.
@@ -115,11 +116,12 @@ def token_log_probs(
     default what suits the device) changes results by rounding only. The model is left in the mode it was in.
 
     Raises:
-        RequestError: ``evaluation.context_too_long``.
+        RequestError: ``evaluation.context_too_long``, or the model does not read from left to right.
         NotFiniteError: ``evaluation.not_finite`` when the model gives NaN.
     """
-    check_context(model, windows)
     module = cast(nn.Module, model)
+    causal_model(module)
+    check_context(model, windows)
     device = device_of(module)
     if slots_per_batch is None:
         slots_per_batch = SLOTS_PER_BATCH_ON_CPU if device.type == "cpu" else SLOTS_PER_BATCH

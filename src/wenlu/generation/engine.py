@@ -19,6 +19,7 @@ from wenlu.generation.sampling import Sampler
 from wenlu.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from wenlu.models.config import Cache, LanguageModel
 from wenlu.models.device import device_of
+from wenlu.models.roles import causal_model
 
 FinishReason = Literal["stop", "length", "end"]
 """Why a text ended: a stop string, a bound of its length, or an end token that the model produced."""
@@ -118,15 +119,16 @@ def stream(
     ids are never produced. The model is left in the mode it was in.
 
     Raises:
-        RequestError: the prompt does not fit (see ``room``).
+        RequestError: the prompt does not fit (see ``room``), or the model does not read from left to right.
         NotFiniteError: ``generation.not_finite`` when the model's logits are.
     """
+    module = cast(nn.Module, model)
+    causal_model(module)
     fit = room(len(prompt_ids), settings, max_positions=model.max_positions)
     kept = list(prompt_ids[fit.dropped :])
     context = kept if start_id is None or (fit.dropped and kept) else [start_id, *kept]
     assert context, "a prompt without a start token is not empty"
     ends = frozenset(end_ids or settings.end_token_ids or (() if start_id is None else (start_id,)))
-    module = cast(nn.Module, model)
     device = device_of(module)
     sampler = Sampler(settings, kept, vocab_size=model.vocab_size, device=device)
     always = torch.tensor(sorted(set(suppressed) - ends), dtype=torch.long, device=device)

@@ -19,6 +19,7 @@ from wenlu.core.errors import SettingsError
 from wenlu.models.config import Cache, LanguageModel
 from wenlu.models.device import device_of
 from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
+from wenlu.models.roles import causal_model
 from wenlu.models.statistics import Statistics
 
 
@@ -55,11 +56,12 @@ class Mixture(LanguageModelCalls):
         """Mix these components, in evaluation mode, with one weight each.
 
         Raises:
+            RequestError: a component does not read from left to right.
             SettingsError: ``mixture.vocabularies`` when the components differ in it; ``mixture.weights`` when there is
                 not one weight a component, or one is negative, or they do not sum to 1.
         """
         super().__init__()
-        models = [cast(LanguageModel, component) for component in components]
+        models = [causal_model(component) for component in components]
         sizes = [model.vocab_size for model in models]
         if len(set(sizes)) != 1:
             raise SettingsError("mixture.vocabularies", sizes=", ".join(map(str, sizes)))
