@@ -109,7 +109,7 @@ def test_the_encoder_computes_the_hidden_states_of_transformers() -> None:
         mask = batch["attention_mask"].bool()
         with torch.no_grad():
             expected = model(**batch, position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0))
-            found = bundle.language_model.hidden(batch["input_ids"], mask=mask)
+            found = bundle.model.hidden(batch["input_ids"], mask=mask)  # type: ignore[operator]
             pooled = bundle.model.head.pooled(found, mask)  # type: ignore[operator, union-attr]
         largest = expected.last_hidden_state[mask].abs().max()
         assert (found - expected.last_hidden_state)[mask].abs().max() <= TOLERANCE * largest
