@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from stand_in_models import StandInEncoder, StandInEncoderDecoder
 from tiny_training import tiny_texts
 from wenlu.core import plugins
 from wenlu.models.build import build_model
@@ -39,13 +38,13 @@ def tokenizer() -> Tokenizer:
 
 
 def model_of(tokenizer: Tokenizer, task: AnyTask) -> nn.Module:
+    """The smallest model of the task's architecture, with its heads."""
     architecture = task.architecture if isinstance(task, CorpusObjective) else "decoder"
-    if architecture == "encoder":
-        return StandInEncoder(tokenizer.vocab_size)
-    if architecture == "encoder_decoder":
-        return StandInEncoderDecoder(tokenizer.vocab_size)
-    settings = ModelSettings(kind="qwen3", num_layers=2, hidden_size=64, num_heads=2, initialization="gpt2")
-    return build_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, sequence_length=128, seed=1)
+    kind = {"decoder": "qwen3", "encoder": "bert", "encoder_decoder": "bart"}[architecture]
+    settings = ModelSettings(kind=kind, num_layers=2, hidden_size=64, num_heads=2, initialization="gpt2")
+    sizes = {"vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "sequence_length": 128}
+    model = build_model(settings, **sizes, seed=1)
+    return task.equip(model, tokenizer, seed=1) if isinstance(task, CorpusObjective) else model
 
 
 def sentences(count: int) -> list[str]:

@@ -17,6 +17,7 @@ from wenlu.data.settings import DataSettings
 from wenlu.data.store import DocumentIndex, TokenStore
 from wenlu.data.tokens import Store, build_store
 from wenlu.tasks._base import CorpusObjective
+from wenlu.tasks._targets import Guesses, scores
 from wenlu.tasks._vocabulary import Vocabulary
 from wenlu.tasks.denoising import Denoising, DenoisingSettings
 from wenlu.tasks.next_sentence import IS_NEXT, IS_OTHER, NextSentence, PairSettings
@@ -25,7 +26,7 @@ from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 
 OBJECTIVES = ("masked_lm", "next_sentence", "span_corruption", "denoising")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SENTENCE, LONG = 9, 40
+LONG = 40
 
 
 def objective(name: str, **settings: object) -> CorpusObjective:
@@ -36,11 +37,11 @@ def objective(name: str, **settings: object) -> CorpusObjective:
 
 
 def texts(count: int, sentences: int, alphabet: str) -> list[str]:
-    """Documents of sentences of letters, each ended by a full stop; every document is of a few letters of its own."""
-    draw = np.random.default_rng(len(alphabet) + count)
+    """Documents of sentences of 5 to 14 letters, each between a dash and a full stop."""
+    draw = np.random.default_rng(len(alphabet) + count + 100 * sentences)
     made = []
     for _ in range(count):
-        words = ["".join(draw.choice(list(alphabet), size=SENTENCE)) + "." for _ in range(sentences)]
+        words = ["-" + "".join(draw.choice(list(alphabet), size=draw.integers(5, 15))) + "." for _ in range(sentences)]
         made.append("".join(words))
     return made
 
@@ -49,7 +50,7 @@ def texts(count: int, sentences: int, alphabet: str) -> list[str]:
 def tokenizer() -> Tokenizer:
     marks = ("[MASK]", "[CLS]", "[SEP]", *(f"<extra_id_{number}>" for number in range(100)))
     settings = TokenizerSettings(kind="characters", vocab_size=200, special_tokens=marks)
-    return Tokenizer.train([LETTERS + LETTERS.upper() + "."] * 3, settings)
+    return Tokenizer.train([LETTERS + LETTERS.upper() + "-."] * 3, settings)
 
 
 @pytest.fixture(scope="module")
@@ -141,22 +142,34 @@ def test_pairs_follow_or_come_from_the_same_source(store: TokenStore, tokenizer:
         follows = any(first + second in document for document in documents)
         assert follows == (label == IS_NEXT)
         assert any(second in document for document in documents), "one stretch of one document"
+    begins = {
+        document.find(b) for _, b, label, _ in pairs if label == IS_OTHER for document in documents if b in document
+    }
+    assert len(begins) > 100, "anywhere in a document"
     others = sum(label == IS_OTHER for _, _, label, _ in pairs)
     assert abs(others - len(pairs) / 2) <= 5 * math.sqrt(len(pairs) / 4)
 
 
-@pytest.mark.parametrize("length", [60, 300])
-def test_the_form_of_a_pair_does_not_tell_its_label(length: int, tokenizer: Tokenizer) -> None:
-    """Beginnings, ends and lengths are alike for both labels, within what chance allows, in documents of any length."""
+def mixed_documents() -> list[str]:
+    """Many short documents, and some so long that most others have no second part of their length."""
     draw = np.random.default_rng(5)
-    documents = [text for count in draw.geometric(0.2, size=150) for text in texts(1, 2 + int(count), LETTERS)]
-    store = store_of(tokenizer, documents)
-    pairs = pairs_of(rows_of(NextSentence(), store, tokenizer, length, epochs=10), tokenizer)
+    short = [text for count in draw.geometric(0.25, size=150) for text in texts(1, 1 + int(count), LETTERS)]
+    return short + texts(3, LONG, LETTERS)
+
+
+@pytest.mark.parametrize(("length", "epochs"), [(60, 10), (300, 30)])
+def test_the_form_of_a_pair_does_not_tell_its_label(length: int, epochs: int, tokenizer: Tokenizer) -> None:
+    """Beginnings, ends and lengths are alike for both labels, within what chance allows, in documents of any length."""
+    store = store_of(tokenizer, mixed_documents())
+    pairs = pairs_of(rows_of(NextSentence(), store, tokenizer, length, epochs=epochs), tokenizer)
+    if length == 300:
+        pairs = [pair for pair in pairs if len(pair[0]) > 60]
+    assert len(pairs) > 300
     for feature in (
         lambda first, second: len(second),
         lambda first, second: len(first) + len(second),
         lambda first, second: 20 * second.endswith("."),
-        lambda first, second: 20 * (second.find(".") == SENTENCE),
+        lambda first, second: 20 * second.startswith("-"),
         lambda first, second: 20 * first.endswith("."),
     ):
         values = {label: [feature(a, b) for a, b, one, _ in pairs if one == label] for label in (IS_NEXT, IS_OTHER)}
@@ -179,7 +192,7 @@ def test_sentence_order_exchanges_whole_sentences(store: TokenStore, tokenizer: 
     for first, second, label, _ in pairs:
         together = first + second if label == IS_NEXT else second + first
         assert any(together in document for document in documents)
-        assert all(part.endswith(".") and part.find(".") == SENTENCE for part in (first, second))
+        assert all(part.startswith("-") and part.endswith(".") for part in (first, second))
     assert {label for _, _, label, _ in pairs} == {IS_NEXT, IS_OTHER}
 
 
@@ -210,6 +223,20 @@ def test_a_packed_store_knows_the_file_of_each_document(tmp_path: Path) -> None:
     tokenizer = Store.open(tmp_path / "store").tokenizer
     letters = [tokenizer.decode(train.document(number).tolist())[0] for number in range(train.num_documents)]
     assert len(set(zip(letters, train.files.tolist(), strict=True))) == 2
+
+
+# ---- scores ----
+
+
+def test_accuracy_counts_text_alone_and_is_set_beside_the_most_frequent_token() -> None:
+    first = Guesses(
+        np.array([-1.0, -2.0, -0.5]), np.array([1, 2, 9]), np.array([1, 7, 9]), np.array([True, True, False])
+    )
+    second = Guesses(np.array([-0.5]), np.array([1]), np.array([7]), np.array([True]))
+    found = scores([first, second], what="targets", counted="text")
+    assert (found["loss"].value, found["loss"].count) == (1.0, 4)
+    assert (found["accuracy"].value, found["accuracy"].count) == (pytest.approx(1 / 3), 3)
+    assert found["unigram_accuracy"].value == pytest.approx(2 / 3)
 
 
 # ---- cut-out spans ----

@@ -18,6 +18,7 @@ from wenlu.tokenization.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from wenlu.data.loader import Epoch
     from wenlu.data.store import TokenStore
+    from wenlu.models.config import Head
     from wenlu.tasks._targets import Guesses
 
 IGNORE_INDEX = -100
@@ -106,6 +107,12 @@ class Objective(Protocol):
         """The named terms of one micro-batch."""
 
 
+class Judge(Protocol):
+    """The heads of a model."""
+
+    def judge(self, head: Head, hidden_BSD: Tensor) -> Tensor: ...
+
+
 class Encoder(Protocol):
     """The calls of an encoder that objectives make; see ``wenlu.models.transformer``."""
 
@@ -115,7 +122,8 @@ class Encoder(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor: ...
 
-    def pooled(self, hidden_BSD: Tensor) -> Tensor: ...
+    @property
+    def head(self) -> Judge: ...
 
 
 class EncoderDecoder(Protocol):
@@ -140,6 +148,9 @@ class CorpusObjective(Protocol):
 
     def special_tokens(self) -> tuple[str, ...]:
         """What a tokenizer that is trained for it needs besides its own special tokens."""
+
+    def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
+        """The model with the heads that it needs, drawn from the seed, and the ids that its config must say."""
 
     def epoch(
         self,

@@ -30,6 +30,7 @@ from wenlu.tasks._base import (
     Skip,
     TaskSettings,
 )
+from wenlu.tasks._heads import with_ids
 from wenlu.tasks._rows import DrawnRows, Row, fill, row_generators, stack
 from wenlu.tasks._targets import Guesses
 from wenlu.tasks._vocabulary import Vocabulary
@@ -82,6 +83,11 @@ class Corruption(Generic[SettingsT]):
     @abstractmethod
     def start(self, vocabulary: Vocabulary) -> int:
         """The token with which the decoder begins."""
+
+    def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
+        """A language model is its own head; it must know with which token its decoder begins."""
+        start = self.start(Vocabulary.of(tokenizer))
+        return with_ids(model, pad_token_id=tokenizer.pad_id, decoder_start_token_id=start)
 
     def epoch(
         self,

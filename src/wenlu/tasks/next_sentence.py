@@ -27,6 +27,7 @@ from wenlu.core.settings import refuse_outside
 from wenlu.data.packing import Piece, PieceWindows
 from wenlu.data.store import Int64Array, TokenStore
 from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
+from wenlu.tasks._heads import with_heads
 from wenlu.tasks._masking import MaskSettings
 from wenlu.tasks._rows import DrawnRows, Row, fill
 from wenlu.tasks._targets import Guesses, guessed
@@ -67,6 +68,10 @@ class NextSentence(MaskedLM):
 
     def __init__(self, settings: PairSettings | None = None) -> None:
         super().__init__(settings or PairSettings())
+
+    def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
+        """The head of pairs and its pooler."""
+        return with_heads(super().equip(model, tokenizer, seed=seed), {"pooler", "pair"}, seed=seed)
 
     def epoch(
         self,
@@ -243,8 +248,7 @@ def _cut(text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generato
 def _pair_logits(module: nn.Module, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (N, 2) and labels (N) of the pairs, from the states of their first tokens."""
     at = labels_BS != IGNORE_INDEX
-    pooled_ND = cast(Encoder, module).pooled(hidden_BSD[at][:, None])
-    return module.head.next_sentence(pooled_ND), labels_BS[at]  # type: ignore[union-attr,operator]
+    return cast(Encoder, module).head.judge("pair", hidden_BSD[at][:, None]), labels_BS[at]
 
 
 SETTINGS = PairSettings

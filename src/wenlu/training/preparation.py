@@ -18,7 +18,7 @@ from wenlu.core import plugins
 from wenlu.core.errors import DataError, SettingsError, is_out_of_memory
 from wenlu.core.log import Notice, notice, warn
 from wenlu.core.settings import Resolved, changed, unused_setting
-from wenlu.data.loader import Epoch, Loader
+from wenlu.data.loader import Loader
 from wenlu.data.store import Store
 from wenlu.data.tokens import prepared_store
 from wenlu.models.build import build_model, family
@@ -30,6 +30,7 @@ from wenlu.training.bigrams import fit_bigrams
 from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
 from wenlu.training.duration import Pace
 from wenlu.training.memory import has_room, warn_if_short
+from wenlu.training.objectives import for_objective, own_rows
 from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
@@ -154,9 +155,10 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
     settings = resolved.value
     store = store or open_store(settings)
     train = settings.train
-    make_epoch = own_rows(task, store, settings)
     tokenizer, tokens = store.tokenizer, store.train.num_tokens
     model = create_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, train_tokens=tokens)
+    if isinstance(task, CorpusObjective):
+        model = task.equip(model, tokenizer, seed=train.seed)
     model = model.to(pick_device(train.device))
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
@@ -169,7 +171,7 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         seed=train.seed,
         layout=train.layout,
         num_workers=train.num_workers,
-        make_epoch=make_epoch,
+        make_epoch=own_rows(task, store, settings),
     )
     return Prepared(resolved, store, model, task, loader)
 
@@ -179,44 +181,7 @@ def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSetti
     resolved = resolve_for_machine(one_length(resolved))
     resolved.value.model.refuse_unused(family(resolved.value.model.kind).uses)
     task = create_task(resolved.value.task)
-    if isinstance(task, CorpusObjective):
-        resolved = _for_objective(resolved, task)
-    return resolved, task
-
-
-def _for_objective(resolved: Resolved[RunSettings], task: CorpusObjective) -> Resolved[RunSettings]:
-    """Give a tokenizer that is trained for the run the special tokens of its task; refuse what only next tokens have.
-
-    Raises:
-        SettingsError: ``core.setting_unused``.
-    """
-    settings = resolved.value
-    because = Notice("training.because", {"setting": "task.name", "value": settings.task.name})
-    if settings.train.layout == "stream":
-        raise unused_setting("model.kind", settings.model.kind, because=because)
-    if settings.train.bigram_steps:
-        raise unused_setting("train.bigram_steps", settings.train.bigram_steps, because=because)
-    for key, value in changed(settings.evaluate, "evaluate", ["context", "stride"]).items():
-        raise unused_setting(key, value, because=because)
-    tokenizer = settings.tokenizer
-    tokens = tuple(dict.fromkeys((*tokenizer.special_tokens, *task.special_tokens())))
-    if tokens == tokenizer.special_tokens:
-        return resolved
-    origin = f"task {settings.task.name}"
-    return _with(resolved, "tokenizer.special_tokens", origin, tokenizer=replace(tokenizer, special_tokens=tokens))
-
-
-def own_rows(task: Objective, store: Store, settings: RunSettings) -> Callable[[int], Epoch] | None:
-    """How an objective that makes rows of its own makes those of an epoch; None for packed windows."""
-    if not isinstance(task, CorpusObjective):
-        return None
-    train = settings.train
-
-    def epoch(number: int) -> Epoch:
-        length, seed = train.sequence_length, train.seed
-        return task.epoch(store.train, store.tokenizer, sequence_length=length, seed=seed, epoch=number)
-
-    return epoch
+    return for_objective(resolved, task), task
 
 
 def create_model(settings: RunSettings, *, vocab_size: int, end_id: int, train_tokens: int | None) -> nn.Module:

@@ -1,0 +1,68 @@
+"""What a run's task asks of its settings: a kind of model that it can train, special tokens, rows of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from wenlu.core.errors import SettingsError
+from wenlu.core.log import Notice
+from wenlu.core.settings import Resolved, changed, unused_setting
+from wenlu.data.loader import Epoch
+from wenlu.data.store import Store
+from wenlu.models.build import build_model
+from wenlu.tasks._base import CorpusObjective, Objective
+from wenlu.tasks._heads import architecture
+from wenlu.training.settings import RunSettings
+
+_ANY_SIZE = 16  # of the vocabulary of a model whose architecture is asked
+
+
+def for_objective(resolved: Resolved[RunSettings], task: Objective) -> Resolved[RunSettings]:
+    """The settings, in which a tokenizer that is trained for the run gets the special tokens of its task.
+
+    What the task cannot use is refused before any text is read.
+
+    Raises:
+        SettingsError: ``tasks.architecture`` for a kind of model that it cannot train, ``core.setting_unused`` for what
+            only models of next tokens have.
+    """
+    settings = resolved.value
+    wanted = task.architecture if isinstance(task, CorpusObjective) else "decoder"
+    with torch.device("meta"):
+        sizes = {"sequence_length": settings.train.sequence_length, "seed": settings.train.seed}
+        found = architecture(build_model(settings.model, vocab_size=_ANY_SIZE, end_id=0, **sizes))
+    if found != wanted:
+        raise SettingsError(
+            "tasks.architecture", task=settings.task.name, kind=settings.model.kind, found=found, wanted=wanted
+        )
+    if not isinstance(task, CorpusObjective):
+        return resolved
+    because = Notice("training.because", {"setting": "task.name", "value": settings.task.name})
+    if settings.train.layout == "stream":
+        raise unused_setting("model.kind", settings.model.kind, because=because)
+    unused = changed(settings.train, "train", ["bigram_steps"])
+    unused |= changed(settings.evaluate, "evaluate", ["context", "stride"])
+    for key, value in unused.items():
+        raise unused_setting(key, value, because=because)
+    tokenizer = settings.tokenizer
+    tokens = tuple(dict.fromkeys((*tokenizer.special_tokens, *task.special_tokens())))
+    if tokens == tokenizer.special_tokens:
+        return resolved
+    settings = replace(settings, tokenizer=replace(tokenizer, special_tokens=tokens))
+    return Resolved(settings, {**resolved.origins, "tokenizer.special_tokens": f"task {settings.task.name}"})
+
+
+def own_rows(task: Objective, store: Store, settings: RunSettings) -> Callable[[int], Epoch] | None:
+    """How an objective that makes rows of its own makes those of an epoch; None for packed windows."""
+    if not isinstance(task, CorpusObjective):
+        return None
+    train = settings.train
+
+    def epoch(number: int) -> Epoch:
+        length, seed = train.sequence_length, train.seed
+        return task.epoch(store.train, store.tokenizer, sequence_length=length, seed=seed, epoch=number)
+
+    return epoch
