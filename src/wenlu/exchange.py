@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wenlu.bundle import Bundle, load_bundle, save_bundle, save_model_files
+from wenlu.bundle import DEFAULT_TASK, Bundle, load_bundle, save_bundle, save_model_files
 from wenlu.core.downloads import partial_downloads
 from wenlu.core.errors import CheckpointError
 from wenlu.core.log import LOGGER, Notice
@@ -28,6 +28,7 @@ from wenlu.models.build import family
 from wenlu.models.checkpoint import OWN_PREFIX, load_model
 from wenlu.models.families._files import INDEX, WEIGHTS, HFConfig, read_config
 from wenlu.models.families._transformer import TransformerFamily
+from wenlu.models.transformer import Transformer
 from wenlu.tokenization import hf, sentencepiece_files
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -82,7 +83,14 @@ def import_checkpoint(
         report.generation = {k: v for k, v in generation.as_record().items() if v != getattr(_DEFAULTS, k)}
         report.generation["end_token_ids"] = list(end_ids)
         provenance = {"imported_from": source.resolve().name}
-        save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
+        save_bundle(
+            directory,
+            model=model,
+            tokenizer=words,
+            task=_task(model),
+            generation=generation,
+            provenance=provenance,
+        )
         _check_equal(model, directory)
 
     publish(target, write, replace=replace)
@@ -129,6 +137,15 @@ def check_source(source: Path) -> None:
         raise CheckpointError("exchange.not_here", path=source, files=", ".join(names) or "-", near=near or "-")
     if parts := partial_downloads(source):
         raise CheckpointError("exchange.unfinished", path=source, files=", ".join(parts))
+
+
+def _task(model: nn.Module) -> str:
+    """The objective that a model of this shape was pre-trained with."""
+    if not isinstance(model, Transformer) or model.config.encoder is None:
+        return DEFAULT_TASK
+    if model.config.decoder is None:
+        return "masked_lm"
+    return "span_corruption" if model.config.main.position == "relative" else "denoising"
 
 
 _DEFAULTS = generation_settings.GenerationSettings()

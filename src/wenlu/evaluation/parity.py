@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import RequestError
+from wenlu.models.transformer import Transformer
 
 PROMPTS = (
     "The",
@@ -86,7 +88,7 @@ def _compare(first: Bundle, second: Bundle, text: str) -> PromptParity:
     )
     if ids != others:
         raise RequestError("evaluation.parity_tokens", first=first.path, second=second.path, text=text[:40])
-    limits = [bundle.language_model.max_positions for bundle in (first, second)]
+    limits = [_max_positions(bundle) for bundle in (first, second)]
     ids = ids[: min(limit for limit in (*limits, len(ids)) if limit is not None)] or [first.tokenizer.end_id]
     one, other = _logits(first, ids), _logits(second, ids)
     size = min(one.shape[-1], other.shape[-1])  # rows beyond the tokenizer's ids may have been added for speed
@@ -96,7 +98,27 @@ def _compare(first: Bundle, second: Bundle, text: str) -> PromptParity:
     return PromptParity(text, len(ids), absolute / max(other.abs().max().item(), 1e-30), absolute, same)
 
 
-def _logits(bundle: Bundle, ids: list[int]) -> torch.Tensor:
-    with torch.inference_mode():
-        logits_1SV: torch.Tensor = bundle.model(torch.tensor([ids]))
-    return logits_1SV[0]
+@torch.inference_mode()
+def _logits(bundle: Bundle, ids: list[int]) -> Tensor:
+    """Logits (S, V), or hidden states (S, D) of a model without an output matrix.
+
+    An encoder-decoder reads the text on both sides, or hears the same noise for every text.
+    """
+    model, ids_1S = bundle.model, torch.tensor([ids])
+    if not isinstance(model, Transformer):
+        logits_1SV: Tensor = model(ids_1S)
+        return logits_1SV[0]
+    memory = None
+    if model.config.encoder is not None and model.config.decoder is not None:
+        source = ids_1S
+        if model.config.encoder.mel_bins is not None:
+            shape = (1, model.config.encoder.mel_bins, 2 * model.config.encoder.max_positions)
+            source = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        memory = model.encode(source)
+    hidden_1SD = model.hidden(ids_1S, memory=memory)
+    return (model.logits(hidden_1SD) if "language_model" in model.config.heads else hidden_1SD)[0]
+
+
+def _max_positions(bundle: Bundle) -> int | None:
+    model = bundle.model
+    return model.max_positions if isinstance(model, Transformer) else bundle.language_model.max_positions

@@ -36,6 +36,7 @@ from wenlu.models.attention import (
 )
 from wenlu.models.config import Cache, StackConfig, TransformerConfig
 from wenlu.models.heads import Heads, log_probs_of_targets
+from wenlu.models.meta import meta_device
 from wenlu.models.positions import relative_buckets, rotation, sinusoids
 from wenlu.models.statistics import Statistics, transformer_statistics
 
@@ -410,5 +411,5 @@ class Transformer(nn.Module):
 
 def on_meta(config: TransformerConfig) -> Transformer:
     """The model without memory for its weights: to be filled by initialisation or by loading."""
-    with torch.device("meta"):
+    with meta_device():
         return Transformer(config)

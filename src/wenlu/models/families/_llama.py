@@ -118,7 +118,7 @@ class LlamaKind:
         """The window of attention, and which layers are without: each n-th."""
         types, window = hf.names("layer_types"), hf.optional_integer("sliding_window")
         hf.require("use_bidirectional_attention", False)
-        if not self.windowed or window is None:
+        if not self.windowed or window is None or set(types) == {"full_attention"}:
             hf.require("use_sliding_window", False)
             hf.require_all("layer_types", "full_attention")
             return None, None
@@ -162,6 +162,8 @@ class LlamaKind:
             hf["sliding_window"] = stack.window
         if stack.full_every is not None:
             hf["layer_types"] = layer_types(stack.num_layers, stack.full_every)
+        elif self.full_every is not None and stack.window is None:  # theirs asks for a window's size all the same
+            hf |= {"layer_types": layer_types(stack.num_layers, 1), "sliding_window": stack.max_positions}
         if stack.window_rope_theta is not None:
             hf["rope_local_base_freq"] = stack.window_rope_theta
         if self.gemma and stack.attention_scale is not None:

@@ -12,6 +12,7 @@ from torch import nn
 from wenlu.models.config import ModelSettings, given
 from wenlu.models.families._files import HFConfig, write_model
 from wenlu.models.families._own import fill
+from wenlu.models.meta import meta_device
 from wenlu.models.recurrent import LSTMConfig, RecurrentModel
 
 MODEL_TYPE = "wenlu_lstm"
@@ -55,7 +56,7 @@ class LSTMFamily:
             tie_embeddings=values.boolean("tie_embeddings", False),
             dropout=values.number("dropout", 0.0),
         )
-        with torch.device("meta"):
+        with meta_device():
             model = RecurrentModel(config)
         fill(model, directory, dtype=dtype)
         return model
