@@ -109,7 +109,7 @@ class KeyValueCache:
         self.max_length = max_length
         self.layers = [LayerCache(max_length) for _ in range(num_layers)]
         self.memories: list[LayerCache] = []  # of cross-attention, one a layer, from the first call on
-        self.memory_visible: Visibility | None = None
+        self.memory_documents_BT: Tensor | None = None
         self.documents_BT = torch.zeros(batch_size, max_length, dtype=torch.int64, device=device)
         self.positions_BT = torch.arange(max_length, device=device).repeat(batch_size, 1)
         self.one_document = self.nothing_said = True
@@ -154,20 +154,19 @@ class KeyValueCache:
             visible = Visibility(same_document(documents_BS, self.documents_BT[:, :end], causal=True), is_causal=False)
         return Placement(self.positions_BT[:, start:end], visible)
 
-    def keep_memory(self, visible: Visibility, num_states: int) -> Visibility:
-        """Make room for an encoder's memory at the first call; what is seen of it, then as now."""
-        if self.memory_visible is None:
-            self.memory_visible = visible
+    def keep_memory(self, memory_documents_BT: Tensor | None, num_states: int) -> Tensor | None:
+        """Make room for an encoder's memory at the first call; its documents, as that call said them."""
+        if not self.memories:
+            self.memory_documents_BT = memory_documents_BT
             self.memories = [LayerCache(num_states) for _ in self.layers]
-        return self.memory_visible
+        return self.memory_documents_BT
 
     def reorder(self, index_N: Tensor) -> None:
         """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
         self.documents_BT = self.documents_BT.index_select(0, index_N)
         self.positions_BT = self.positions_BT.index_select(0, index_N)
-        if self.memory_visible is not None and self.memory_visible.allowed is not None:
-            allowed = self.memory_visible.allowed.index_select(0, index_N)
-            self.memory_visible = Visibility(allowed, is_causal=False)
+        if self.memory_documents_BT is not None:
+            self.memory_documents_BT = self.memory_documents_BT.index_select(0, index_N)
         for layer in (*self.layers, *self.memories):
             if layer.keys_BKTE is not None and layer.values_BKTE is not None:
                 layer.keys_BKTE = layer.keys_BKTE.index_select(0, index_N)

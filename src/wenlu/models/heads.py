@@ -90,7 +90,7 @@ class Heads(nn.Module):
         matrix = {"pair": self.pair, "sequence": self.classifier, "token": self.classifier, "span": self.span}[head]
         assert matrix is not None and head in self.config.heads, f"this model has no head {head}"
         states = self.pooled(hidden_BSD, mask_BS) if head in ("pair", "sequence") else hidden_BSD
-        logits: Tensor = matrix(self.dropout(states))
+        logits: Tensor = matrix(self.dropout(states) if head in ("sequence", "token") else states)
         return logits
 
 

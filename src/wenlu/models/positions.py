@@ -53,10 +53,13 @@ def rotate(x_BSHE: Tensor, cos_BS1e: Tensor, sin_BS1e: Tensor) -> Tensor:
 
 
 def sinusoids(positions_BS: Tensor, size: int) -> Tensor:
-    """Sines, then cosines (B, S, size) of positions, in float32 (Vaswani et al. 2017, section 3.5, in other order)."""
-    frequencies_e = inverse_frequencies(size, 10_000.0, None, positions_BS.device)
-    angles_BSe = positions_BS[..., None].float() * frequencies_e
-    return torch.cat((angles_BSe.sin(), angles_BSe.cos()), dim=-1)
+    """Sines, then cosines (B, S, size) of positions, in float32 (Vaswani et al. 2017, section 3.5, in other order).
+
+    The angles are taken in float64, as in the reference libraries' tables: at position 500, float32 is off by 2e-5.
+    """
+    exponents_e = torch.arange(0, size, 2, dtype=torch.float64, device=positions_BS.device) / size
+    angles_BSe = positions_BS[..., None].double() / 10_000.0**exponents_e
+    return torch.cat((angles_BSe.sin(), angles_BSe.cos()), dim=-1).float()
 
 
 def relative_buckets(

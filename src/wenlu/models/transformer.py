@@ -349,10 +349,10 @@ class Transformer(nn.Module):
         visible = None
         if memory is not None:
             memory_documents = masked_documents(memory_mask, memory_document_ids)
+            if cache is not None:
+                memory_documents = cache.keep_memory(memory_documents, memory.shape[1])
             documents = None if memory_document_ids is None else masked_documents(mask, document_ids)
             visible = see_memory(memory_documents, documents)
-            if cache is not None:
-                visible = cache.keep_memory(visible, memory.shape[1])
         output: Tensor = self.decoder(
             self.token_embedding(input_ids_BS), placement.positions, placement.visible,
             segments_BS=segments, cache=cache, memory_BTD=memory, memory_visible=visible,

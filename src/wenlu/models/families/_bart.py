@@ -41,6 +41,7 @@ CROSS = """
     model.decoder.layers.{}.encoder_attn_layer_norm  -> decoder.layers.{}.cross_attention_norm
 """
 STACKS = table(STACK.replace("{s}", "encoder") + STACK.replace("{s}", "decoder") + CROSS)
+EMBEDDINGS = tuple((f"model.{stack}.embed_tokens.weight", "model.shared.weight") for stack in ("encoder", "decoder"))
 
 
 @dataclass(frozen=True)

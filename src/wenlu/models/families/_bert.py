@@ -74,6 +74,8 @@ class BertKind:
         offset = self.position_offset
         if self.shared_layers:
             hf.require("inner_group_num", 1)
+        if offset:
+            hf.require("pad_token_id", offset - 1)  # their positions begin after it
         return TransformerConfig(
             vocab_size=hf.integer("vocab_size"),
             tie_embeddings=hf.boolean("tie_word_embeddings", True),
@@ -113,7 +115,7 @@ class BertKind:
             "tie_word_embeddings": config.tie_embeddings,
             "bos_token_id": config.start_token_id,
             "eos_token_id": config.end_token_id,
-            "pad_token_id": config.pad_token_id,
+            "pad_token_id": self.position_offset - 1 if self.position_offset else config.pad_token_id,
             keys["hidden_size"]: stack.hidden_size,
             keys["num_layers"]: stack.num_layers,
             keys["num_heads"]: stack.num_heads,

@@ -116,14 +116,16 @@ class TransformerFamily:
     uses: frozenset[str]
     scheme: Scheme  # of an untied model; a tied one starts as gpt2
     ignored: tuple[str, ...] = ()  # patterns of tensors that hold no weights
-    copies: tuple[tuple[str, str], ...] = ()  # pattern of tensors that must equal another, and that other one
+    copies: tuple[tuple[str, str], ...] = ()  # tensors that must equal another, and that other one
+    untied_copies: bool = True  # their untied models look for the copies too
 
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
     ) -> nn.Module:
         """A new model with initial weights drawn from the seed; under ``torch.device("meta")`` its shapes alone."""
         config = self.settings_to_config(settings, vocab_size, sequence_length)
-        config = replace(config, start_token_id=end_id, end_token_id=end_id)
+        start_id = end_id if len(config.stacks) > 1 else None
+        config = replace(config, start_token_id=end_id, end_token_id=end_id, decoder_start_token_id=start_id)
         model = self._empty(config)
         if torch.get_default_device().type == "meta":
             return model
@@ -146,15 +148,17 @@ class TransformerFamily:
     ) -> Transformer:
         """The model of tensors that may come from any file; ``path`` is where its config was read, for messages."""
         known = {_numberless(f"{entry.theirs}.{kind}".rstrip(".")) for entry in self.entries for kind in _KINDS}
+        known |= {copy for copy, _ in self.copies}
         names = {self._canonical(name, known): name for name in weights.names}
         left = dict(names)
-        for pattern, original in self.copies:
-            for copy in [name for name in left if re.fullmatch(pattern, name)]:
-                if original not in names:
-                    names[original] = left[original] = names[copy]
-                elif not torch.equal(weights.read(names[copy]), weights.read(names[original])):
-                    raise CheckpointError("models.copy_differs", name=copy, other=original, path=path.parent)
-                del left[copy]
+        for copy, original in self.copies:
+            if copy not in left:
+                continue
+            if original not in names:
+                names[original] = left[original] = names[copy]
+            elif not torch.equal(weights.read(names[copy]), weights.read(names[original])):
+                raise CheckpointError("models.copy_differs", name=copy, other=original, path=path.parent)
+            del left[copy]
         values = HFConfig(hf, path)
         config = self._by_tensors(self.config(values), values, names, weights)
         model = self._empty(config)
@@ -191,15 +195,18 @@ class TransformerFamily:
             return False
         rows = self._rows(model.config, dict(model.named_parameters()))
         tensors = {theirs: entry.save([p.detach().float() for p in ours.values()]) for theirs, entry, ours in rows}
+        if self.untied_copies and not model.config.tie_embeddings:
+            tensors |= {copy: tensors[name].clone() for copy, name in self.copies if name in tensors}
         write_model(
             directory, {"model_type": self.model_type, "dtype": "float32", **self.written(model.config)}, tensors
         )
         return True
 
     def written(self, config: TransformerConfig) -> dict[str, object]:
-        """The config.json of a model of this family."""
-        name = next((name for name, heads in self.architectures.items() if heads == config.heads), None)
-        hf = {"architectures": [name], **self.to_hf(config)}
+        """The config.json of a model of this family; of several classes, the one that has most of its heads."""
+        fitting = [name for name, heads in self.architectures.items() if heads <= config.heads]
+        best = max(fitting, key=lambda name: len(self.architectures[name]), default=None)
+        hf = {"architectures": best and [best], **self.to_hf(config)}
         if config.labels:
             hf["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
             hf["label2id"] = {label: number for number, label in enumerate(config.labels)}
@@ -212,15 +219,16 @@ class TransformerFamily:
 
     def expresses(self, config: TransformerConfig) -> bool:
         """Whether the config survives being written and read by this family."""
-        if config.heads not in self.architectures.values():
+        if not config.heads <= frozenset[Head]().union(*self.architectures.values()):
             return False
         try:
             hf = HFConfig(self.written(config), Path("config.json"))
             again = with_heads(self.config(hf), hf, config.heads, len(config.labels))
-            again = replace(again, head_bias=config.head_bias)  # which its tensors say
+            # tensors tell the one, nothing here computes with the other
+            again = replace(again, head_bias=config.head_bias, pad_token_id=config.pad_token_id)
         except (CheckpointError, SettingsError):  # a size that this family derives may not come out for this model
             return False
-        return _resolved(again) == _resolved(config)
+        return resolved(again) == resolved(config)
 
     def _rows(
         self, config: TransformerConfig, parameters: Mapping[str, Tensor]
@@ -243,7 +251,9 @@ class TransformerFamily:
     def _canonical(self, name: str, known: set[str]) -> str:
         """Their name with the family's prefix, whether the file has it or not; old files say gamma and beta."""
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-        return self.prefix + name if _numberless(self.prefix + name) in known else name
+        whole = self.prefix + name
+        bare = _numberless(whole) in known or any(re.fullmatch(pattern, whole) for pattern in self.ignored)
+        return whole if bare else name
 
     def _by_tensors(
         self, config: TransformerConfig, hf: HFConfig, names: Mapping[str, str], weights: Tensors
@@ -282,22 +292,22 @@ def with_heads(config: TransformerConfig, hf: HFConfig, heads: frozenset[Head], 
         return replace(config, heads=heads)
     table = hf.table("id2label")
     labels = {} if table is None else {key: table.text(key, "") for key in table.values}
-    if len(labels) != classes:
+    if len(labels) != classes or not all(key.isdecimal() for key in labels):
         labels = {str(number): f"LABEL_{number}" for number in range(classes)}
     return replace(config, heads=heads, labels=tuple(labels[key] for key in sorted(labels, key=int)))
 
 
-def _resolved(config: TransformerConfig) -> TransformerConfig:
+def resolved(config: TransformerConfig) -> TransformerConfig:
     """The config with its derived sizes written out, so that equal models have equal configs."""
 
-    def resolved(stack: StackConfig | None) -> StackConfig | None:
+    def written_out(stack: StackConfig | None) -> StackConfig | None:
         if stack is None:
             return None
         return replace(
             stack, num_kv_heads=stack.kv_heads, head_dim=stack.head_size, num_distinct_layers=stack.distinct_layers
         )
 
-    return replace(config, encoder=resolved(config.encoder), decoder=resolved(config.decoder))
+    return replace(config, encoder=written_out(config.encoder), decoder=written_out(config.decoder))
 
 
 def _numberless(name: str) -> str:

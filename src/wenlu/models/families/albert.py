@@ -38,6 +38,6 @@ FAMILY = BertKind(
     keys=KEYS | {"classifier_dropout": "classifier_dropout_prob"},
     shared_layers=True,
     default_activation="gelu_new",
-    ignored=(r"(albert\.)?embeddings\.position_ids",),
-    copies=((r"predictions\.decoder\.bias", "predictions.bias"),),
+    ignored=(r"albert\.embeddings\.position_ids",),
+    copies=(("predictions.decoder.bias", "predictions.bias"),),
 ).family()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wenlu.models.families._bart import STACKS, BartKind
+from wenlu.models.families._bart import EMBEDDINGS, STACKS, BartKind
 from wenlu.models.families._transformer import table
 
 HEADS = """
@@ -28,5 +28,5 @@ FAMILY = BartKind(
     },
     position_offset=2,
     outer_norms=frozenset({"embedding"}),
-    copies=((r"model\.(encoder|decoder)\.embed_tokens\.weight", "model.shared.weight"),),
+    copies=EMBEDDINGS,
 ).family()

@@ -36,6 +36,6 @@ FAMILY = BertKind(
     architectures=architectures("Bert", pairs="BertForPreTraining"),
     prefix="bert.",
     keys=KEYS,
-    ignored=(r"(bert\.)?embeddings\.position_ids",),
-    copies=((r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),),
+    ignored=(r"bert\.embeddings\.position_ids",),
+    copies=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
 ).family()

@@ -110,5 +110,5 @@ FAMILY = TransformerFamily(
     prefix="transformer.",
     uses=COMMON,
     scheme="gpt2",
-    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"h\.\d+\.attn\.(bias|masked_bias)"),  # causal masks
+    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),  # causal masks
 )

@@ -5,7 +5,7 @@ A new model of this kind is that of Vaswani et al. 2017, with its ReLU; publishe
 
 from __future__ import annotations
 
-from wenlu.models.families._bart import STACKS, BartKind
+from wenlu.models.families._bart import EMBEDDINGS, STACKS, BartKind
 from wenlu.models.families._transformer import table
 
 HEADS = """
@@ -21,5 +21,5 @@ FAMILY = BartKind(
     scaled=True,
     new_activation="relu",
     ignored=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # computed
-    copies=((r"model\.(encoder|decoder)\.embed_tokens\.weight", "model.shared.weight"),),
+    copies=EMBEDDINGS,
 ).family()

@@ -1,4 +1,8 @@
-"""RoBERTa (Liu et al. 2019): BERT whose positions begin at 2, without pairs; a classifier with a layer of its own."""
+"""RoBERTa (Liu et al. 2019): BERT whose positions begin at 2, without pairs; a classifier with a layer of its own.
+
+Their positions begin after the number of the padding token and are counted without it: in their files it is always 1.
+In training, their classifier for rows has a dropout before both its matrices, ours before the last.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,6 @@ FAMILY = BertKind(
     keys=KEYS,
     position_offset=2,
     segments=1,
-    ignored=(r"(roberta\.)?embeddings\.position_ids", r"roberta\.pooler\..*"),  # a classifier uses no pooler
-    copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
+    ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),  # a classifier uses no pooler
+    copies=(("lm_head.decoder.bias", "lm_head.bias"),),
 ).family()

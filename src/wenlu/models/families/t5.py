@@ -152,5 +152,6 @@ FAMILY = TransformerFamily(
     uses=COMMON | {"head_dim"},
     scheme="gpt2",
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),  # never read by T5
-    copies=((r"(encoder|decoder)\.embed_tokens\.weight", "shared.weight"),),
+    copies=tuple((f"{stack}.embed_tokens.weight", "shared.weight") for stack in ("encoder", "decoder")),
+    untied_copies=False,
 )
