@@ -57,10 +57,8 @@ def child(side: str, directory: Path) -> Loading:
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        automatic = {False: transformers.AutoModelForCausalLM, True: transformers.AutoModel}
-        names = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("architectures", [""])
-        of = automatic[not names[0].endswith("LMHeadModel") and "CausalLM" not in names[0]]
-        of.from_config  # noqa: B018  # the class and what it needs are imported late, which is not loading
+        [name] = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
+        of = getattr(transformers, name)  # imported here, as importing is not loading
 
         def load(place: Path) -> torch.nn.Module:
             model: torch.nn.Module = of.from_pretrained(place, dtype=torch.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wenlu.core.errors import CheckpointError
-from wenlu.models.build import build_model
+from wenlu.models.build import build_model, family
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import ModelSettings, RopeScaling, StackConfig, TransformerConfig
+from wenlu.models.families._files import HFConfig, Weights
+from wenlu.models.mapped import Pages
+from wenlu.models.meta import meta_device
 from wenlu.models.transformer import Transformer
 
 VOCAB = 31
@@ -244,8 +249,8 @@ def test_an_unknown_model_type(directory: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_tensor_too_many(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_weights(directory, weights(directory) | {"score.weight": torch.ones(2, 16)})
-    assert "score.weight" in refusal(directory, "models.tensors_unused", monkeypatch)
+    write_weights(directory, weights(directory) | {"odd.weight": torch.ones(2, 16)})
+    assert "odd.weight" in refusal(directory, "models.tensors_unused", monkeypatch)
 
 
 def test_a_tensor_too_few(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,3 +286,52 @@ def test_heads_that_another_family_could_not_split_are_saved(tmp_path: Path) -> 
     save_model(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "qwen3"
     assert isinstance(load_model(tmp_path), Transformer)
+
+
+def resident_pages(path: Path) -> int:
+    """Bytes of a file that this process has in memory through its maps."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line[0].isupper():
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_what_was_copied_of_a_file_does_not_stay_resident(tmp_path: Path) -> None:
+    linux = sys.platform == "linux"  # elsewhere pages stay, and the tensors are the same
+    path, size = tmp_path / "model.safetensors", 4_000_000
+    tensors = {name: torch.full((size // 4,), float(number)) for number, name in enumerate("abc", start=1)}
+    save_file(tensors, path)
+    with Weights(tmp_path) as weights:
+        first = weights.read("a")
+        assert first.sum().item() == size // 4
+        assert not linux or resident_pages(path) >= size
+        second = weights.read("b")
+        assert not linux or resident_pages(path) < size / 10
+        assert second.sum().item() == 2 * (size // 4)
+        assert first.sum().item() == size // 4  # read from the file again
+        own = torch.ones(size)
+        Pages(path).forget(own)
+        assert own.sum().item() == size
+    assert torch.equal(first, tensors["a"])
+    assert torch.equal(second, tensors["b"])
+
+
+def test_keys_that_were_asked_for_are_known(directory: Path) -> None:
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8")) | {"initializer_range": 0.02}
+    config = HFConfig(values, directory / "config.json")
+    family("llama").config(config)
+    assert {"hidden_size", "rope_theta", "head_dim", "rms_norm_eps"} <= config.used
+    assert "initializer_range" not in config.used
+
+
+def test_a_model_without_memory_draws_no_weights() -> None:
+    with meta_device():
+        layer = torch.nn.Linear(3, 4)
+    assert (layer.weight.device.type, tuple(layer.weight.shape)) == ("meta", (4, 3))
+    program = "import sys, torch; from wenlu.models.meta import meta_device\n"
+    program += "with meta_device(): torch.nn.Embedding(3, 4), torch.nn.Linear(3, 4), torch.nn.LayerNorm(3)\n"
+    program += "sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

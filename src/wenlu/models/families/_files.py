@@ -18,6 +18,7 @@ from wenlu.core.errors import CheckpointError
 from wenlu.core.log import notice
 from wenlu.models import gguf
 from wenlu.models.gguf import is_gguf
+from wenlu.models.mapped import Pages
 from wenlu.models.pickled import PICKLE_SUFFIXES
 
 T = TypeVar("T")
@@ -137,6 +138,8 @@ class Weights:
         self.files = {} if is_gguf(directory) else _files_of_tensors(directory)
         self.stack = ExitStack()
         self.read_names: set[str] = set()
+        self.pages: dict[Path, Pages] = {}
+        self.last: tuple[Path, Tensor] | None = None
         self.open: dict[Path, safe_open | gguf.Tensors] = {}
 
     def __enter__(self) -> Weights:
@@ -150,6 +153,7 @@ class Weights:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._forget_last()
         self.stack.close()
         left = sorted(set(self.files) - self.read_names)
         if left and error is None:
@@ -161,14 +165,27 @@ class Weights:
         return list(self.files)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in the type of the file, mapped and not copied."""
+        """One tensor, in the type of the file, mapped and not copied.
+
+        What was copied of the tensor before it need no longer be resident in the file's own type as well.
+        """
         path = self.files[name]
+        self._forget_last()
         self.read_names.add(name)
         try:
             tensor: Tensor = self.open[path].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
+        self.last = path, tensor
         return tensor
+
+    def _forget_last(self) -> None:
+        if self.last is not None:
+            path, tensor = self.last
+            if path not in self.pages:
+                self.pages[path] = Pages(path)
+            self.pages[path].forget(tensor)
+            self.last = None
 
     def _open(self, path: Path) -> safe_open | gguf.Tensors:
         if path not in self.open:
