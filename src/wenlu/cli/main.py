@@ -30,6 +30,7 @@ VERBS = {
     "import": "wenlu.cli.commands.import_",
     "export": "wenlu.cli.commands.export",
     "parity": "wenlu.cli.commands.parity",
+    "describe": "wenlu.cli.commands.describe",
     "doctor": "wenlu.cli.commands.doctor",
 }
 

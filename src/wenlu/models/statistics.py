@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wenlu.models.config import StackConfig, TransformerConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of a model: its name, in which ``{}`` is a layer's number, and the parameters of one of its copies."""
+
+    name: str
+    each: int
+    copies: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all copies."""
+        return self.each * self.copies
 
 
 @dataclass(frozen=True)
@@ -27,22 +42,24 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
     backward is twice forward (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). Activations: the
     tensors that autograd keeps with fused attention and without dropout (after Korthikanti et al. 2022, section 4.1).
     """
-    main, V = config.main, config.vocab_size
-    tables = V * main.token_size + sum(map(_embedding_parameters, config.stacks))
-    heads, head_matrices = _head_parameters(config)
-    total, matrices, scores, activations = tables + heads, head_matrices, 0, 0
+    main, parts = config.main, transformer_parts(config)
+    total = sum(part.parameters for part in parts)
+    tables = sum(part.parameters for part in parts if is_embedding(part))
+    matrices, scores, activations = _head_matrices(config), 0, 0
     for stack in config.stacks:
-        per_layer, layer_matrices, sizes_of_attention = _layer(stack)
-        norm = _norm(stack, stack.hidden_size)
-        total += stack.distinct_layers * per_layer + (norm if "final" in stack.outer_norms else 0)
-        matrices += stack.num_layers * layer_matrices
+        read = _read(stack)
+        attention = sum(_attention_matrices(stack, size) for size in read)
+        matrices += stack.num_layers * (attention + _ffn_matrices(stack))
         seen = [min(sequence_length, stack.window_of(n) or sequence_length) for n in range(stack.num_layers)]
         scores += sum(seen) * stack.num_heads * stack.head_size
         if stack.memory_size is not None:
             scores += stack.num_layers * sequence_length * stack.num_heads * stack.head_size
+        queries, keys = stack.num_heads * stack.head_size, stack.kv_heads * stack.head_size
+        before_norms = queries + keys if stack.qk_norm == "head" else 0
+        kept = len(read) * (2 * queries + 2 * keys + before_norms)  # q, k, v, mixture
         inner = (4 if stack.ffn == "gated" else 2) * stack.intermediate_size
-        norms_and_inputs = (2 if stack.memory_size is None else 3) * 2 * stack.hidden_size
-        activations += 4 * (stack.num_layers * (norms_and_inputs + sizes_of_attention + inner) + 2 * stack.hidden_size)
+        norms_and_inputs = (1 + len(read)) * 2 * stack.hidden_size
+        activations += 4 * (stack.num_layers * (norms_and_inputs + kept + inner) + 2 * stack.hidden_size)
     forward = 2.0 * matrices + 4.0 * scores
     keys = main.kv_heads * main.head_size
     return Statistics(
@@ -56,46 +73,87 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
     )
 
 
+def transformer_parts(config: TransformerConfig) -> list[Part]:
+    """All modules that hold parameters, in the order in which a token passes them; a tied matrix is one."""
+    named = [(name, stack) for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)) if stack]
+    reader = next((name for name, stack in named if stack.mel_bins is None), None)  # the tokens' table is in it
+    parts = [
+        Part(f"{name}.{module}", size, stack.distinct_layers if module.startswith("layers.") else 1)
+        for name, stack in named
+        for module, size in _stack_parts(stack, config.vocab_size if name == reader else 0)
+    ]
+    parts += [Part(f"head.{module}", size) for module, size in _head_parts(config)]
+    return [part for part in parts if part.each]
+
+
+def is_embedding(part: Part) -> bool:
+    """Whether a part makes vectors of tokens, positions and what else comes in."""
+    return ".embeddings." in part.name or part.name.endswith(".relative")
+
+
+def _stack_parts(stack: StackConfig, vocab_size: int) -> Iterator[tuple[str, int]]:
+    E, D, F = stack.token_size, stack.hidden_size, stack.intermediate_size
+    norm, around = _norm(stack, D), stack.norm_placement == "around"
+    places = stack.max_positions + stack.position_offset if stack.position == "learned" else 0
+    yield "embeddings.token", vocab_size * E
+    yield "embeddings.spectrogram", 0 if stack.mel_bins is None else 3 * E * (stack.mel_bins + E) + 2 * E
+    yield "embeddings.position", places * E
+    yield "embeddings.segment", stack.num_segments * E
+    yield "embeddings.norm", _norm(stack, E) if "embedding" in stack.outer_norms else 0
+    yield "embeddings.projection", 0 if stack.embedding_size is None else E * D + D
+    yield "relative", stack.relative_buckets * stack.num_heads if stack.position == "relative" else 0
+    for name, size in zip(("self_attention", "cross_attention"), _read(stack), strict=False):
+        yield f"layers.{{}}.{name}_norm", norm
+        yield f"layers.{{}}.{name}", _attention(stack, size)
+        yield f"layers.{{}}.{name}_end_norm", norm if around and name == "self_attention" else 0
+    biases = (2 if stack.ffn == "gated" else 1) * F + D if "ffn" in stack.biases else 0
+    yield "layers.{}.ffn_norm", norm
+    yield "layers.{}.ffn", _ffn_matrices(stack) + biases
+    yield "layers.{}.ffn_end_norm", norm if around else 0
+    yield "final_norm", norm if "final" in stack.outer_norms else 0
+
+
+def _head_parts(config: TransformerConfig) -> Iterator[tuple[str, int]]:
+    stack, V, words = config.main, config.vocab_size, "language_model" in config.heads
+    D, E = stack.hidden_size, stack.token_size
+    yield "transform", D * E + E + _norm(stack, E) if words and config.head_transform is not None else 0
+    yield "output", V * E if words and not config.tie_embeddings else 0
+    yield "bias", V if words and config.head_bias else 0
+    yield "pooler", D * D + D if "pooler" in config.heads else 0
+    yield "pair", 2 * D + 2 if "pair" in config.heads else 0
+    judged = len(config.labels) if config.heads & {"sequence", "token"} else 0
+    yield "classifier", judged * (D + (1 if config.classifier_bias else 0))
+    yield "span", 2 * D + 2 if "span" in config.heads else 0
+
+
+def _head_matrices(config: TransformerConfig) -> int:
+    """The matrix weights that a token passes: of the vocabulary, where there is one."""
+    stack = config.main
+    if "language_model" not in config.heads:
+        return 0
+    return stack.token_size * (config.vocab_size + (stack.hidden_size if config.head_transform is not None else 0))
+
+
+def _read(stack: StackConfig) -> list[int]:
+    """Sizes of the states of which keys and values are made: the layer's own, and an encoder's."""
+    return [stack.hidden_size] if stack.memory_size is None else [stack.hidden_size, stack.memory_size]
+
+
+def _attention(stack: StackConfig, read: int) -> int:
+    queries, keys = stack.num_heads * stack.head_size, stack.kv_heads * stack.head_size
+    biases = {"q": queries, "k": keys, "v": keys, "o": stack.hidden_size}
+    of_heads = 2 * stack.head_size if stack.qk_norm == "head" else 0
+    chosen = sum(size for name, size in biases.items() if name in stack.biases)
+    return _attention_matrices(stack, read) + chosen + of_heads
+
+
+def _attention_matrices(stack: StackConfig, read: int) -> int:
+    return 2 * stack.head_size * (stack.hidden_size * stack.num_heads + read * stack.kv_heads)
+
+
+def _ffn_matrices(stack: StackConfig) -> int:
+    return (3 if stack.ffn == "gated" else 2) * stack.hidden_size * stack.intermediate_size
+
+
 def _norm(stack: StackConfig, size: int) -> int:
     return 2 * size if stack.norm == "layer_norm" else size
-
-
-def _embedding_parameters(stack: StackConfig) -> int:
-    """What a stack has besides the tokens' table."""
-    E, D = stack.token_size, stack.hidden_size
-    places = stack.max_positions + stack.position_offset if stack.position == "learned" else 0
-    relative = stack.relative_buckets * stack.num_heads if stack.position == "relative" else 0
-    spectrogram = 0 if stack.mel_bins is None else 3 * E * (stack.mel_bins + E) + 2 * E
-    norm = _norm(stack, E) if "embedding" in stack.outer_norms else 0
-    projection = 0 if stack.embedding_size is None else E * D + D
-    return (places + stack.num_segments) * E + relative + spectrogram + norm + projection
-
-
-def _layer(stack: StackConfig) -> tuple[int, int, int]:
-    """Parameters of a layer, those of them in matrices, and the sizes that its attention keeps of a token."""
-    D, F = stack.hidden_size, stack.intermediate_size
-    queries, keys = stack.num_heads * stack.head_size, stack.kv_heads * stack.head_size
-    gated, normed = stack.ffn == "gated", stack.qk_norm == "head"
-    read = [D] if stack.memory_size is None else [D, stack.memory_size]  # by keys and values
-    matrices = sum(2 * D * queries + 2 * size * keys for size in read) + (3 if gated else 2) * D * F
-    attention_biases = {"q": queries, "k": keys, "v": keys, "o": D}
-    biases = len(read) * sum(size for name, size in attention_biases.items() if name in stack.biases)
-    biases += (2 if gated else 1) * F + D if "ffn" in stack.biases else 0
-    norms = (1 + len(read)) + (2 if stack.norm_placement == "around" else 0)
-    of_heads = len(read) * 2 * stack.head_size if normed else 0
-    kept = len(read) * (2 * queries + 2 * keys + (queries + keys if normed else 0))  # q, k, v, mixture; before norms
-    return matrices + biases + norms * _norm(stack, D) + of_heads, matrices, kept
-
-
-def _head_parameters(config: TransformerConfig) -> tuple[int, int]:
-    """Parameters of the heads, and the matrix weights that a token passes: of the vocabulary, where there is one."""
-    stack, V = config.main, config.vocab_size
-    D, E, words = stack.hidden_size, stack.token_size, "language_model" in config.heads
-    transform = D * E if words and config.head_transform is not None else 0
-    total = transform + (E + _norm(stack, E) if transform else 0)
-    total += (0 if config.tie_embeddings else V * E) + (V if config.head_bias else 0) if words else 0
-    total += D * D + D if "pooler" in config.heads else 0
-    total += sum(2 * D + 2 for head in ("pair", "span") if head in config.heads)
-    if config.heads & {"sequence", "token"}:
-        total += len(config.labels) * (D + (1 if config.classifier_bias else 0))
-    return total, transform + (V * E if words else 0)
