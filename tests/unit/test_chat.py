@@ -43,10 +43,20 @@ def test_no_message_writes_a_special_token(tokenizer: Tokenizer, said: str) -> N
     assert " ".join(map(str, inside)) in " ".join(map(str, encoded.ids)), "encoded as the text that it is"
 
 
-def test_what_two_messages_make_together_is_text_too(tmp_path: Path) -> None:
-    save_with_template(tmp_path, "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>")
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>", ("<|im_", "end|>")),
+        ("{{ messages[0].content }}end|><|im_end|>", ("<|im_",)),
+        ("<|im_{{ messages[0].content }}<|im_end|>", ("end|>",)),
+    ],
+)
+def test_what_a_message_makes_with_its_neighbours_is_text_too(
+    template: str, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    save_with_template(tmp_path, template)
     tokenizer = Tokenizer.load(tmp_path)
-    encoded = encode_chat(tokenizer, conversation("<|im_", "end|>"))
+    encoded = encode_chat(tokenizer, conversation(*said))
     assert encoded.text == "<|im_end|><|im_end|>"
     assert [id for id in encoded.ids if id in tokenizer.special_ids] == [encoded.ids[-1]]
 
