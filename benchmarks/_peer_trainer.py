@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from wenlu.data.fetch import fetch_corpus
 from wenlu.data.settings import DataSettings
@@ -130,9 +130,10 @@ class AfterEachStep(TrainerCallback):  # type: ignore[misc]  # transformers is u
 
 
 def train_peer(
-    model: GPT2LMHeadModel,
-    rows: Rows,
+    model: PreTrainedModel,
+    rows: Dataset[dict[str, torch.Tensor]],
     *,
+    collate: Callable[..., Any] | None = None,
     batch_size: int,
     steps: int,
     go_on: Callable[[], bool],
@@ -144,7 +145,7 @@ def train_peer(
 ) -> float:
     """Train in place for ``steps`` steps or until ``go_on`` says stop; the seconds from the first step to the last.
 
-    ``recipe`` are further TrainingArguments.
+    ``collate`` makes a batch of rows; ``recipe`` are further TrainingArguments.
     """
     quieten()
     after = AfterEachStep(go_on)
@@ -163,7 +164,9 @@ def train_peer(
             disable_tqdm=True,
             **recipe,
         )
-        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[after])
+        trainer = transformers.Trainer(
+            model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[after]
+        )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     return after.seconds

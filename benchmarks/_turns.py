@@ -15,12 +15,13 @@ import torch
 
 
 class Turns:
-    """Times steps in groups: reads how many, takes them, prints the seconds of each by wall and by processor."""
+    """Times steps in groups: reads how many, takes them, prints the wall and processor seconds and tokens of each."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.wanted = 0
-        self.seconds: list[tuple[float, float]] = []
+        self.tokens = 0  # of the current step, counted by whoever knows them
+        self.seconds: list[tuple[float, float, int]] = []
         self.out, sys.stdout = sys.stdout, sys.stderr  # so that nothing else can be printed between our lines
         self.wait()
 
@@ -36,7 +37,8 @@ class Turns:
         if self.device == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter(), time.process_time()
-        self.seconds.append((now[0] - self.last[0], now[1] - self.last[1]))
+        self.seconds.append((now[0] - self.last[0], now[1] - self.last[1], self.tokens))
+        self.tokens = 0
         self.last = now
         if len(self.seconds) < self.wanted:
             return True
@@ -52,15 +54,15 @@ class Child:
         self.first = self.take(1)[0][0]
         self.take(warmup_steps)
 
-    def take(self, steps: int) -> list[tuple[float, float]]:
-        """Let it take some steps; the seconds of each by wall and by processor."""
+    def take(self, steps: int) -> list[tuple[float, float, int]]:
+        """Let it take some steps; of each the seconds by wall and by processor, and the tokens if they are counted."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"a variant ended with exit code {self.process.wait()}")
-        seconds: list[tuple[float, float]] = json.loads(line)
+        seconds: list[tuple[float, float, int]] = json.loads(line)
         return seconds
 
     def close(self) -> None:
