@@ -26,6 +26,8 @@ from wenlu.data.tokens import build_store
 from wenlu.evaluation.corpus import open_corpus
 from wenlu.evaluation.evaluator import Evaluation, default_windows, evaluate_documents, evaluate_split
 from wenlu.evaluation.text_score import TextScore, score_text
+from wenlu.generation.embedding import Pooling, Vectors, embed, read_settings
+from wenlu.generation.fill import DEFAULT_TOP, Filled, fill
 from wenlu.generation.text import Completion, complete, prepare, prepare_chat
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import DeviceName
@@ -39,14 +41,14 @@ StringPath = str | Path
 
 
 class Model:
-    """A finished model with its tokenizer, ready to score and to generate."""
+    """A finished model with its tokenizer: a decoder scores and generates, an encoder fills and embeds."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
     @property
     def language_model(self) -> LanguageModel:
-        """The model itself: token ids in, logits out."""
+        """The model itself: token ids in, logits out; RequestError where it does not read from left to right."""
         return self.bundle.language_model
 
     @property
@@ -86,6 +88,32 @@ class Model:
         chosen = self.bundle.generation.replace(**settings, num_sequences=1)
         ready = prepare_chat(self.tokenizer, messages, chosen, max_positions=self.language_model.max_positions)
         return complete(self.language_model, self.tokenizer, ready, chosen)[0].text
+
+    def fill(self, text: str, *, top: int = DEFAULT_TOP) -> Filled:
+        """The likeliest tokens for each ``[MASK]`` of a text, by a masked language model; see ``Filled``.
+
+        Raises:
+            RequestError: the model is no masked one, or nothing is masked.
+            TokenizerError: ``tokenization.no_mask_token``.
+        """
+        return fill(self.bundle.model, self.tokenizer, [text], top=top)[0]
+
+    def embed(
+        self, texts: str | Sequence[str], *, pooling: Pooling | None = None, normalize: bool = True,
+        truncate: bool = False,
+    ) -> Vectors:  # fmt: skip
+        """The vector (D) of a text, or those of several texts (N, D), by an encoder, as float32.
+
+        Without a ``pooling`` the model's folder decides (``1_Pooling/config.json``), else it is the mean.
+
+        Raises:
+            RequestError: the model has no encoder of texts, or a text is too long and is not to be truncated.
+            CheckpointError: the folder asks for what is not computed here.
+        """
+        settings = read_settings(self.bundle.path, pooling=pooling, normalize=normalize)
+        given = [texts] if isinstance(texts, str) else texts
+        found = embed(self.bundle.model, self.tokenizer, given, settings, truncate=truncate).vectors
+        return found[0] if isinstance(texts, str) else found
 
 
 def train_tokenizer(

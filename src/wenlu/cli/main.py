@@ -26,6 +26,8 @@ VERBS = {
     "compare": "wenlu.cli.commands.compare",
     "score": "wenlu.cli.commands.score",
     "generate": "wenlu.cli.commands.generate",
+    "fill": "wenlu.cli.commands.fill",
+    "embed": "wenlu.cli.commands.embed",
     "mix": "wenlu.cli.commands.mix",
     "import": "wenlu.cli.commands.import_",
     "export": "wenlu.cli.commands.export",

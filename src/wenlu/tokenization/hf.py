@@ -28,7 +28,7 @@ from wenlu.core.errors import TokenizerError
 from wenlu.core.log import warn
 from wenlu.tokenization import sentencepiece_files
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, QWEN2_PATTERN, UNKNOWN_TOKEN
-from wenlu.tokenization.template import has_template, set_template
+from wenlu.tokenization.template import BERT, has_template, set_template
 
 Side = Literal["source", "target"]
 
@@ -59,13 +59,12 @@ EXPRESSED = frozenset(
     | {"strip_accents", "tokenize_chinese_chars", "keep_accents", "add_prefix_space"}
 )
 
-_BERT = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
 _ROBERTA = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
 _TEMPLATES = {
-    "bert": _BERT,
-    "distilbert": _BERT,
-    "electra": _BERT,
-    "albert": _BERT,
+    "bert": BERT,
+    "distilbert": BERT,
+    "electra": BERT,
+    "albert": BERT,
     "roberta": _ROBERTA,
     "xlmroberta": _ROBERTA,
     "bart": _ROBERTA,

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TokenizerKind = Literal["bpe", "wordpiece", "unigram", "words", "characters"]
 
 END_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
 UNKNOWN_TOKEN = "[UNK]"
+MASK_TOKEN = "[MASK]"
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -89,7 +90,7 @@ def untrained(settings: TokenizerSettings) -> Tokenizer:
 
 def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer:
     """The library's trainer for a kind; WordPiece's and Unigram's texts hold no character outside the alphabet."""
-    special_tokens = list(settings.all_special_tokens)
+    special_tokens = _special_tokens(settings)
     size, frequency = settings.vocab_size, settings.min_frequency
     if settings.kind == "bpe":
         return trainers.BpeTrainer(
@@ -104,7 +105,7 @@ def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer
         return trainers.WordPieceTrainer(
             vocab_size=size,
             min_frequency=frequency,
-            special_tokens=special_tokens + [f"##{letter}" for letter in alphabet.inner],
+            special_tokens=[*special_tokens, *(f"##{letter}" for letter in alphabet.inner)],
             initial_alphabet=list(alphabet.all),
             continuing_subword_prefix="##",
             show_progress=False,
@@ -135,8 +136,15 @@ def finished(trained: Tokenizer, settings: TokenizerSettings) -> Tokenizer:
         scores = [(str(piece), round(float(score), 6)) for piece, score in pieces]
         unknown = [piece for piece, _ in scores].index(UNKNOWN_TOKEN)
         tokenizer.model = models.Unigram(scores, unk_id=unknown, byte_fallback=False)
-    tokenizer.add_special_tokens(list(settings.all_special_tokens))
+    tokenizer.add_special_tokens(_special_tokens(settings))
     return tokenizer
+
+
+def _special_tokens(settings: TokenizerSettings) -> list[str | AddedToken]:
+    """The special tokens; where a token holds the space before it, so does what hides one (as RoBERTa's mask does)."""
+    spaced = settings.kind in ("bpe", "unigram", "words")
+    hiding = AddedToken(MASK_TOKEN, lstrip=True, normalized=False, special=True)
+    return [hiding if spaced and token == MASK_TOKEN else token for token in settings.all_special_tokens]
 
 
 def smallest_vocabulary(settings: TokenizerSettings) -> int:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer, processors
 
+BERT = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+"""One text and two, as BERT reads them."""
+
 _TRIALS = ("a", "0", "的", "▁", " ")
 
 

@@ -22,7 +22,7 @@ from tokenizers import pre_tokenizers
 from wenlu.core.errors import TokenizerError
 from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
 from wenlu.tokenization import gguf, hf, longtext, training
-from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, TokenizerKind, TokenizerSettings
+from wenlu.tokenization.kinds import END_TOKEN, MASK_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, TokenizerKind, TokenizerSettings
 from wenlu.tokenization.offsets import with_joined_marks
 from wenlu.tokenization.parallelism import make_forks_safe
 from wenlu.tokenization.special import as_text_only
@@ -33,6 +33,9 @@ from wenlu.tokenization.template import Sequenced, Template
 __all__ = ["Encoding", "IdArray", "Sequenced", "Tokenizer", "TokenizerKind", "TokenizerSettings"]
 
 IdArray = npt.NDArray[np.uint32]
+
+MASKS = (MASK_TOKEN, "<mask>")
+"""What the token that hides another is called, where nobody says it."""
 
 GROUP_CHARACTERS = 262_144
 """The library encodes texts of about so many characters at a time, which bounds its memory."""
@@ -92,6 +95,10 @@ class Tokenizer:
         self._config = config if config is not None else hf.own_config(roles, special)
         self._chat_template, self._extra = chat_template, extra or {}
         self.start_id, self.cls_id, self.sep_id, self.mask_id = map(self._role, ("bos", "cls", "sep", "mask"))
+        if self.mask_id is None:  # which files without a tokenizer_config.json do not say
+            self.mask_id = next((self._vocab[mask] for mask in MASKS if self._vocab.get(mask) in added), None)
+        mask = None if self.mask_id is None else added.get(self.mask_id)
+        self.mask_strips: tuple[bool, bool] = (False, False) if mask is None else (mask.lstrip, mask.rstrip)
 
     @classmethod
     def train(cls, texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:

@@ -15,6 +15,7 @@ from wenlu.core.settings import unused_setting
 from wenlu.tokenization.kinds import Alphabet, TokenizerSettings, finished, smallest_vocabulary, trainer, untrained
 from wenlu.tokenization.special import written_specials
 from wenlu.tokenization.surrogates import utf8_bytes
+from wenlu.tokenization.template import BERT, set_template
 
 LONGEST_RUN = 256
 """Letters, marks or blanks in a row that training sees in one piece; more would cost the square of their number."""
@@ -67,6 +68,7 @@ def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
             "tokenization.training_failed", kind=settings.kind, vocab_size=settings.vocab_size, reason=str(error)
         ) from error
     tokenizer = finished(tokenizer, settings)
+    set_template(tokenizer, *BERT)  # if it has these special tokens
     if tokenizer.get_vocab_size() < settings.vocab_size:
         notice("tokenization.fewer", found=tokenizer.get_vocab_size(), asked=settings.vocab_size)
     if written := written_specials(tokenizer):

@@ -1,0 +1,185 @@
+"""Vectors of texts: the states of an encoder's last layer, one vector a text.
+
+``mean`` averages the states of all tokens that are no padding, special ones included, as sentence-transformers does
+(Reimers and Gurevych 2019, section 3); ``first`` takes that of the first token, BERT's ``[CLS]``.
+
+B texts, S tokens of the longest of them, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wenlu.core.errors import CheckpointError, NotFiniteError, RequestError
+from wenlu.core.log import progress, warn
+from wenlu.models.config import StackConfig
+from wenlu.models.device import device_of
+from wenlu.models.roles import text_encoder
+from wenlu.models.transformer import Transformer
+from wenlu.tokenization.tokenizer import Tokenizer
+
+Pooling = Literal["mean", "first"]
+
+TOKENS_PER_BATCH_ON_CPU = 2048
+TOKENS_PER_BATCH = 16384
+# What sentence-transformers calls the ways of pooling: a switch for each, or one name. Several at once are not ours.
+_POOLINGS: dict[str, Pooling] = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first"}
+_COMPUTED = frozenset({"Transformer", "Pooling", "Normalize"})
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """How a text becomes a vector. ``max_tokens``, special ones included, may be less than what the model can read."""
+
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors (texts, D) in the order of the texts, and the number of tokens of each and of those that were cut."""
+
+    vectors: Vectors
+    num_tokens: tuple[int, ...]
+    num_cut: int
+
+
+def read_settings(directory: Path, *, pooling: Pooling | None = None, normalize: bool = True) -> EmbeddingSettings:
+    """The settings of a model directory, as sentence-transformers wrote them there; ``pooling`` goes before theirs.
+
+    What else such a folder does to a vector is not computed here, and named in a warning.
+
+    Raises:
+        CheckpointError: ``generation.pooling_unknown``, ``generation.bad_json``.
+    """
+    length = _json(directory / "sentence_bert_config.json").get("max_seq_length")
+    if pooling is None:
+        pooling = _pooling(directory / "1_Pooling" / "config.json")
+    modules = _json(directory / "modules.json", of=list).values()
+    names = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
+    if left := [name for name in names if name not in _COMPUTED]:
+        warn("generation.modules_left", path=directory, names=", ".join(left))
+    return EmbeddingSettings(pooling, normalize, length if isinstance(length, int) else None)
+
+
+def _pooling(path: Path) -> Pooling:
+    """What a file of sentence-transformers asks for; without one, the mean."""
+    record = _json(path)
+    switches = {key: value for key, value in record.items() if str(key).startswith("pooling_mode_")}
+    asked = [str(key).removeprefix("pooling_mode_") for key, value in switches.items() if value]
+    if not switches and record:
+        asked = [str(record.get("pooling_mode"))]
+    if len(asked) > 1 or any(name not in _POOLINGS for name in asked):
+        raise CheckpointError("generation.pooling_unknown", path=path, found=", ".join(asked))
+    return _POOLINGS[asked[0]] if asked else "mean"
+
+
+def embed(
+    model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], settings: EmbeddingSettings, *, truncate: bool = False
+) -> Embeddings:
+    """The vectors of texts. Texts of like length are read together, which changes results by rounding only.
+
+    With ``truncate`` the end of a text that is too long is left out, and it is said. The model is left in its mode.
+
+    Raises:
+        RequestError: ``models.no_text_encoder``; ``generation.no_texts``; ``generation.texts_too_long``;
+            ``generation.nothing_to_embed`` for an empty text where no special token stands around one.
+        NotFiniteError: ``generation.embedding_not_finite``.
+    """
+    encoder = text_encoder(model)
+    if not texts:
+        raise RequestError("generation.no_texts")
+    rows, num_cut = _rows(encoder, tokenizer, texts, settings, truncate=truncate)
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
+    device, was_training = device_of(encoder), encoder.training
+    slots = TOKENS_PER_BATCH_ON_CPU if device.type == "cpu" else TOKENS_PER_BATCH
+    vectors = np.empty((len(rows), _stack(encoder).hidden_size), dtype=np.float32)
+    encoder.eval()
+    try:
+        with progress("generation.embedding", total=len(rows), unit="texts") as bar:
+            while order:
+                size = max(1, slots // len(rows[order[0]]))
+                batch, order = order[:size], order[size:]
+                vectors[batch] = _vectors(encoder, [rows[number] for number in batch], tokenizer.pad_id, settings)
+                bar.advance(len(batch))
+    finally:
+        encoder.train(was_training)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise NotFiniteError("generation.embedding_not_finite", number=int(finite.argmin()) + 1)
+    return Embeddings(vectors, tuple(map(len, rows)), num_cut)
+
+
+def _rows(
+    encoder: Transformer, tokenizer: Tokenizer, texts: Sequence[str], settings: EmbeddingSettings, *, truncate: bool
+) -> tuple[list[list[int]], int]:
+    """The ids of each text with its special tokens, and how many texts were cut."""
+    limit = min(settings.max_tokens or _stack(encoder).max_positions, _stack(encoder).max_positions)
+    room = max(0, limit - tokenizer.template.num_special[0])
+    ids = tokenizer.encode_batch(texts)
+    long = [number for number, row in enumerate(ids, start=1) if len(row) > room]
+    if long:
+        if not truncate:
+            tokens = len(ids[long[0] - 1]) + limit - room
+            raise RequestError("generation.texts_too_long", count=len(long), first=long[0], tokens=tokens, limit=limit)
+        warn("generation.texts_cut", count=len(long), total=len(ids), limit=limit)
+    rows = [tokenizer.with_special_tokens(row[:room]).ids for row in ids]
+    if [] in rows:
+        raise RequestError("generation.nothing_to_embed", number=rows.index([]) + 1)
+    return rows, len(long)
+
+
+def _stack(model: Transformer) -> StackConfig:
+    stack = model.config.encoder
+    assert stack is not None, "text_encoder gave it"
+    return stack
+
+
+@torch.inference_mode()
+def _vectors(encoder: Transformer, rows: list[list[int]], pad_id: int, settings: EmbeddingSettings) -> Vectors:
+    """Vectors (B, D) of texts; rows are padded at the right."""
+    lengths_B = torch.tensor([len(row) for row in rows])
+    S = int(lengths_B.max())
+    ids_BS = torch.tensor([row + [pad_id] * (S - len(row)) for row in rows])
+    mask_BS = torch.arange(S) < lengths_B[:, None]
+    device = device_of(encoder)
+    states_BSD = encoder.encode(ids_BS.to(device), mask=None if bool(mask_BS.all()) else mask_BS.to(device))
+    vectors_BD = pool(states_BSD.float(), mask_BS.to(device), settings.pooling)
+    if settings.normalize:
+        vectors_BD = F.normalize(vectors_BD, dim=-1)
+    return cast(Vectors, vectors_BD.cpu().numpy())
+
+
+def pool(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
+    """One vector (B, D) a row of its states (B, S, D) where the mask is True: their mean, or the first of them."""
+    if pooling == "first":
+        rows = torch.arange(len(states_BSD), device=states_BSD.device)
+        return states_BSD[rows, mask_BS.int().argmax(dim=1)]
+    weights_BS1 = mask_BS[:, :, None].to(states_BSD.dtype)
+    return (states_BSD * weights_BS1).sum(dim=1) / weights_BS1.sum(dim=1)
+
+
+def _json(path: Path, *, of: type[dict[object, object]] | type[list[object]] = dict) -> dict[object, object]:
+    """The content of a JSON file, a list by its indices; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError("generation.bad_json", path=path, found=error) from error
+    if not isinstance(value, of):
+        raise CheckpointError("generation.bad_json", path=path, found=type(value).__name__)
+    return dict(enumerate(value) if isinstance(value, list) else value.items())
