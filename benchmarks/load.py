@@ -1,7 +1,7 @@
 """Loading a checkpoint: time and peak memory against ``from_pretrained``, each in a process of its own, in turns.
 
     python benchmarks/load.py                         three random checkpoints of 30 million parameters
-    python benchmarks/load.py --long --data DIR ...   real directories (with config.json and safetensors)
+    python benchmarks/load.py --long --data DIR ...   real directories (config.json and safetensors) or GGUF files
 
 ``load`` is the time from after the imports to a model in float32, ``first`` the time until it has computed the logits
 of one token as well, which reads every weight that was only mapped. ``peak`` is the greatest resident memory above that
@@ -18,10 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _cells import Cells
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SIDES = ("wenlu", "transformers")
 RANDOM = {
@@ -57,21 +62,31 @@ def child(side: str, directory: Path) -> Loading:
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        [name] = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
-        of = getattr(transformers, name)  # imported here, as importing is not loading
-
-        def load(place: Path) -> torch.nn.Module:
-            model: torch.nn.Module = of.from_pretrained(place, dtype=torch.float32)
-            return model
+        load = theirs(directory)
 
     start = time.perf_counter()
     model = load(directory).eval()
     loaded, peak_load = time.perf_counter(), resident("VmHWM")
     with torch.inference_mode():
-        model(torch.tensor([[1]]))
+        bare = side == "wenlu" and "language_model" not in model.config.heads
+        (model.hidden if bare else model)(torch.tensor([[1]]))
     first = time.perf_counter()
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
     return Loading(loaded - start, first - start, peak_load - base, resident("VmHWM") - base, weights)
+
+
+def theirs(place: Path) -> Callable[[Path], nn.Module]:
+    """How transformers loads a directory or a GGUF file; its class is imported here, as importing is not loading."""
+    import torch
+    import transformers
+
+    if place.suffix == ".gguf":
+        transformers.LlamaForCausalLM  # noqa: B018
+        of, file = transformers.AutoModelForCausalLM, {"gguf_file": place.name}
+        return lambda path: of.from_pretrained(path.parent, dtype=torch.float32, **file)
+    [name] = json.loads((place / "config.json").read_text(encoding="utf-8"))["architectures"]
+    kind = getattr(transformers, name)
+    return lambda path: kind.from_pretrained(path, dtype=torch.float32)
 
 
 def resident(field: str) -> int:
