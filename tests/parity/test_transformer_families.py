@@ -27,7 +27,6 @@ from reference_models import (
     largest_difference,
     our_outputs,
     reference_outputs,
-    training_difference,
 )
 from wenlu.models import attention
 from wenlu.models.build import build_model
@@ -90,8 +89,10 @@ def test_beyond_the_blocks_of_the_fused_kernels(case: str, backend: attention.Ba
     pair = pairs(case)
     ours = pair.ours()
     ours.attention_backend = backend
+    batch = pair.batch(rows=1, length=600)
     with torch.no_grad():
-        assert largest_difference(ours, pair.reference, pair.batch(rows=1, length=600)) <= 1e-5
+        expected = reference_outputs(pair.reference, batch)
+    assert largest_difference(ours, expected, batch) <= 1e-5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -101,7 +102,8 @@ def test_left_padding_equals_the_reference(case: str, backend: attention.Backend
     ours, batch = pair.ours(), pair.batch(padding="left", length=60)
     ours.attention_backend = backend
     with torch.no_grad():
-        assert largest_difference(ours, pair.reference, batch) <= 1e-5
+        expected = reference_outputs(pair.reference, batch)
+    assert largest_difference(ours, expected, batch) <= 1e-5
 
 
 DROPPED = [
@@ -114,11 +116,8 @@ DROPPED = [
 @pytest.mark.parametrize("case", DROPPED)
 def test_dropout_draws_where_the_reference_does(case: str, pairs: Pairs) -> None:
     pair = pairs(case, backend="eager")
-    batch = pair.batch()
-    with torch.no_grad():
-        assert training_difference(pair.ours(), pair.reference, batch) <= 1e-5
-        plain = our_outputs(pair.ours(), batch, set(reference_outputs(pair.reference, batch)))
-        dropped = our_outputs(pair.ours().train(), batch, set(plain))
+    dropped, plain = pair.expected(training=True), pair.expected()
+    assert largest_difference(pair.ours(), dropped, pair.batch(), training=True) <= 1e-5
     assert all(difference(dropped[name], plain[name]) > 1e-2 for name in plain)
 
 
@@ -127,10 +126,8 @@ def test_half_precision_is_as_good_as_the_reference(case: str, pairs: Pairs) -> 
     """Both are held against the reference in float32, over all values: ours may be off by a half more than theirs."""
     exact, half = pairs(case), pairs(case, dtype=torch.bfloat16)
     with torch.no_grad():
-        expected = reference_outputs(exact.reference, exact.batch())
-        theirs = reference_outputs(half.reference, half.batch())
-        ours = half.ours()
-        found = our_outputs(ours, half.batch(), set(expected))
+        expected, theirs = exact.expected(), half.expected()
+        found = our_outputs(half.ours(), half.batch(), set(expected))
     for name, value in expected.items():
         assert found[name].dtype == torch.bfloat16
         off, tolerated = ((x[name].float() - value).norm() / value.norm() for x in (found, theirs))
@@ -155,8 +152,8 @@ def test_what_we_export_is_bit_for_bit_what_we_read(case: str, pairs: Pairs, tmp
     state = theirs.state_dict()
     assert all(torch.equal(state[name], value) for name, value in pair.reference.state_dict().items())
     with torch.no_grad():
-        before, after = (reference_outputs(model, pair.batch()) for model in (pair.reference, theirs))
-    assert all(torch.equal(after[name], value) for name, value in before.items())
+        after = reference_outputs(theirs, pair.batch())
+    assert all(torch.equal(after[name], value) for name, value in pair.expected().items())
     assert ours.statistics(sequence_length=LENGTH).parameters == sum(p.numel() for p in ours.parameters())
 
 

@@ -168,6 +168,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # what only some answers t
     **dict.fromkeys(("rope_theta", "rope_scaling", "window_rope_theta"), ("position", ("rotary",))),
     **dict.fromkeys(("relative_buckets", "relative_distance"), ("position", ("relative",))),
     "position_offset": ("position", ("learned", "sinusoidal")),
+    "window": ("position", ("learned", "sinusoidal", "rotary")),
 }
 
 
@@ -200,6 +201,10 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         _at_least_one("vocab_size", self.vocab_size)
         assert self.encoder is not None or self.decoder is not None, "a Transformer has a stack"
+        if self.decoder is not None and self.decoder.attention != "causal":
+            raise SettingsError(
+                "models.choice_unused", name="attention", value=self.decoder.attention, choice="stack", found="decoder"
+            )
         if self.heads & {"sequence", "token"}:
             _at_least_one("labels", len(self.labels))
 
