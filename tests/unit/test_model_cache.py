@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,10 +57,30 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"])
 def test_pieces_equal_the_whole(kind: str, backend: Backend) -> None:
     model = make_model(kind, backend)
     close(in_pieces(model, model.new_cache(2, 50), tokens(2)), model(tokens(2)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("full_every", [None, 2])
+def test_windows_hold_across_pieces_and_documents(full_every: int | None, backend: Backend) -> None:
+    plain, input_ids = make_model("gemma3_text"), tokens(2)
+    stack = replace(plain.config.decoder, window=6, full_every=full_every, window_rope_theta=50.0)
+    model = Transformer(replace(plain.config, decoder=stack)).eval()
+    model.load_state_dict(plain.state_dict())
+    model.attention_backend = backend
+    document_ids = torch.zeros_like(input_ids)
+    document_ids[0, 10:], document_ids[1, 7:], document_ids[1, 33:] = 1, 1, -1
+    for arguments in ({}, {"document_ids": document_ids}):
+        whole = model(input_ids, **arguments)
+        close(in_pieces(model, model.new_cache(2, 50), input_ids, **arguments), whole)
+        assert not torch.allclose(plain(input_ids, **arguments), whole, atol=1e-2)
+    close(whole[0, 10:], model(input_ids[:1, 10:])[0])
+    far = torch.where(torch.arange(input_ids.shape[1]) < 10, 1 + input_ids % (VOCAB - 1), input_ids)
+    seen = model(far)[:, 10 + 2 * 5 :] != model(input_ids)[:, 10 + 2 * 5 :]  # two layers see ten tokens back
+    assert bool(seen.any()) is (full_every is not None)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
