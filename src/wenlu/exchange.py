@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wenlu.bundle import DEFAULT_TASK, Bundle, load_bundle, save_bundle, save_model_files
+from wenlu.bundle import Bundle, load_bundle, save_bundle, save_model_files
 from wenlu.core.downloads import partial_downloads
 from wenlu.core.errors import CheckpointError
 from wenlu.core.log import LOGGER, Notice
 from wenlu.core.publication import MANIFEST, check_target, publish
+from wenlu.generation import embedding
 from wenlu.generation import settings as generation_settings
 from wenlu.models import pickled
 from wenlu.models.build import family
 from wenlu.models.checkpoint import OWN_PREFIX, load_model
 from wenlu.models.families._files import INDEX, WEIGHTS, HFConfig, read_config
 from wenlu.models.families._transformer import TransformerFamily
-from wenlu.models.transformer import Transformer
 from wenlu.tokenization import hf, sentencepiece_files
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -83,14 +83,8 @@ def import_checkpoint(
         report.generation = {k: v for k, v in generation.as_record().items() if v != getattr(_DEFAULTS, k)}
         report.generation["end_token_ids"] = list(end_ids)
         provenance = {"imported_from": source.resolve().name}
-        save_bundle(
-            directory,
-            model=model,
-            tokenizer=words,
-            task=_task(model),
-            generation=generation,
-            provenance=provenance,
-        )
+        save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
+        embedding.copy_settings(source, directory)
         _check_equal(model, directory)
 
     publish(target, write, replace=replace)
@@ -109,6 +103,7 @@ def export_hf(where: str | Path | None, target: Path, *, replace: bool = False) 
 
     def write(directory: Path) -> None:
         save_model_files(directory, model=bundle.model, tokenizer=bundle.tokenizer, generation=bundle.generation)
+        embedding.copy_settings(bundle.path, directory)
         model_type = str(read_config(directory)["model_type"])
         if model_type.startswith(OWN_PREFIX):
             raise CheckpointError("exchange.only_ours", path=bundle.path, found=model_type.removeprefix(OWN_PREFIX))
@@ -137,15 +132,6 @@ def check_source(source: Path) -> None:
         raise CheckpointError("exchange.not_here", path=source, files=", ".join(names) or "-", near=near or "-")
     if parts := partial_downloads(source):
         raise CheckpointError("exchange.unfinished", path=source, files=", ".join(parts))
-
-
-def _task(model: nn.Module) -> str:
-    """The objective that a model of this shape was pre-trained with."""
-    if not isinstance(model, Transformer) or model.config.encoder is None:
-        return DEFAULT_TASK
-    if model.config.decoder is None:
-        return "masked_lm"
-    return "span_corruption" if model.config.main.position == "relative" else "denoising"
 
 
 _DEFAULTS = generation_settings.GenerationSettings()
@@ -184,7 +170,7 @@ def _read(
 
 def _files_left(source: Path, values: Mapping[str, object], report: Imported) -> list[str]:
     """The files of a directory that nothing was read from."""
-    read = _READ | {*report.converted, *hf.FILES, *_TOKENIZER_FILES}
+    read = _READ | {*report.converted, *hf.FILES, *_TOKENIZER_FILES, *(Path(f).parts[0] for f in embedding.FILES)}
     if (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
         read |= set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     if report.converted:

@@ -249,6 +249,20 @@ def test_the_folder_says_how_to_pool(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "Dense" in caplog.text
 
 
+def test_how_to_pool_survives_import_and_export(tmp_path: Path) -> None:
+    folder = make(tmp_path / "theirs", "bert", "wordpiece")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}', encoding="utf-8")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9}', encoding="utf-8")
+    record = json.loads(wenlu("import", str(folder), "-o", str(tmp_path / "ours"), "--json").stdout)
+    assert record["files_left"] == []
+    wenlu("export", str(tmp_path / "ours"), "-o", str(tmp_path / "back"))
+    expected = package.load(folder).embed(TEXT[:9], pooling="first")
+    for name in ("ours", "back"):
+        assert np.array_equal(package.load(tmp_path / name).embed(TEXT[:9]), expected)
+        assert refusal("embed", "a " * 8, "--model", str(tmp_path / name)) == "generation.texts_too_long"
+
+
 def test_embed_refuses_what_it_cannot_do() -> None:
     assert refusal("embed", "a", "--model", "gpt2") == "models.no_text_encoder"
     assert refusal("embed", "a", "", "--model", "bare") == "generation.nothing_to_embed"

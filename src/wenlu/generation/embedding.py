@@ -9,6 +9,7 @@ B texts, S tokens of the longest of them, D hidden size.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ TOKENS_PER_BATCH_ON_CPU = 2048
 TOKENS_PER_BATCH = 16384
 # What sentence-transformers calls the ways of pooling: a switch for each, or one name. Several at once are not ours.
 _POOLINGS: dict[str, Pooling] = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first"}
+FILES = MODULES, LENGTH, POOLING = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+"""What sentence-transformers writes beside a model to say how its vectors are made."""
+
 _COMPUTED = frozenset({"Transformer", "Pooling", "Normalize"})
 
 Vectors = npt.NDArray[np.float32]
@@ -65,14 +69,22 @@ def read_settings(directory: Path, *, pooling: Pooling | None = None, normalize:
     Raises:
         CheckpointError: ``generation.pooling_unknown``, ``generation.bad_json``.
     """
-    length = _json(directory / "sentence_bert_config.json").get("max_seq_length")
+    length = _json(directory / LENGTH).get("max_seq_length")
     if pooling is None:
-        pooling = _pooling(directory / "1_Pooling" / "config.json")
-    modules = _json(directory / "modules.json", of=list).values()
+        pooling = _pooling(directory / POOLING)
+    modules = _json(directory / MODULES, of=list).values()
     names = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     if left := [name for name in names if name not in _COMPUTED]:
         warn("generation.modules_left", path=directory, names=", ".join(left))
     return EmbeddingSettings(pooling, normalize, length if isinstance(length, int) else None)
+
+
+def copy_settings(source: Path, target: Path) -> None:
+    """Take along what a model directory says of its vectors."""
+    for name in FILES:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
 
 
 def _pooling(path: Path) -> Pooling:

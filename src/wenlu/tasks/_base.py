@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from wenlu.models.roles import Architecture as Architecture
 from wenlu.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ IGNORE_INDEX = -100
 
 Batch = dict[str, Tensor]
 """Tensors of one micro-batch under the field's names: input_ids, labels, position_ids, document_ids, attention_mask."""
-
-Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 
 ExampleT = TypeVar("ExampleT")
 FeaturesT = TypeVar("FeaturesT")

@@ -1,4 +1,4 @@
-"""What a model is, and how it is made fit for an objective: heads that it does not have, ids that it does not say."""
+"""How a model is made fit for an objective: heads that it does not have, ids that it does not say."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from wenlu.core.log import notice
 from wenlu.models.config import Head
 from wenlu.models.initialization import initialize
 from wenlu.models.transformer import Transformer, on_meta
-from wenlu.tasks._base import Architecture
-
-
-def architecture(model: nn.Module) -> Architecture:
-    """What a model is; all that are no Transformers read from left to right."""
-    if not isinstance(model, Transformer) or model.encoder is None:
-        return "decoder"
-    return "encoder" if model.decoder is None else "encoder_decoder"
 
 
 def with_heads(model: nn.Module, heads: AbstractSet[Head], *, seed: int) -> nn.Module:

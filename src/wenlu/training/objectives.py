@@ -13,8 +13,8 @@ from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Epoch
 from wenlu.data.store import Store
 from wenlu.models.build import build_model
+from wenlu.models.roles import architecture
 from wenlu.tasks._base import CorpusObjective, Objective
-from wenlu.tasks._heads import architecture
 from wenlu.training.settings import RunSettings
 
 _ANY_SIZE = 16  # of the vocabulary of a model whose architecture is asked
