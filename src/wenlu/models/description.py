@@ -168,9 +168,11 @@ def _stack_lines(name: str, stack: StackConfig, config: TransformerConfig, parts
     attend = Notice(_ATTENTION[stack.attention])
     yield _sublayer(f"{name}.layers.{{}}.self_attention", attend, stack, parts)
     yield Line("layers", 3, (), tuple(_attention_details(stack)))
+    if sight := tuple(_sight(stack)):
+        yield Line("layers", 3, (), sight)
     if stack.memory_size is not None:
         yield _sublayer(f"{name}.layers.{{}}.cross_attention", Notice("describe.cross"), stack, parts)
-        yield Line("layers", 3, (), tuple(_attention_details(stack, crossing=True)))
+        yield Line("layers", 3, (), tuple(_attention_details(stack)))
     yield _sublayer(f"{name}.layers.{{}}.ffn", Notice("describe.ffn"), stack, parts)
     yield Line("layers", 3, (), tuple(_ffn_details(stack)))
     if (final := parts.get(f"{name}.final_norm")) is not None:
@@ -182,12 +184,13 @@ def _embedding_lines(
 ) -> Iterator[Line]:
     """How tokens come in, a line for each table."""
     E, offset = stack.token_size, stack.position_offset
+    places = stack.max_positions + offset
     offsets = (_say("describe.offset", offset=offset),) if offset else ()
     relative = _say("describe.relative", buckets=stack.relative_buckets, distance=stack.relative_distance)
     tables: dict[str, tuple[Notice, tuple[Notice, ...]]] = {
         "embeddings.token": (_say("describe.tokens", rows=config.vocab_size, size=E), ()),
         "embeddings.spectrogram": (_say("describe.spectrogram", bands=stack.mel_bins, size=E), ()),
-        "embeddings.position": (_say("describe.learned", rows=stack.max_positions, size=E), offsets),
+        "embeddings.position": (_say("describe.learned", rows=places, size=E), offsets),
         "embeddings.segment": (_say("describe.segments", rows=stack.num_segments, size=E), ()),
         "embeddings.norm": (_norm(stack), ()),
         "embeddings.projection": (_matrix(E, stack.hidden_size), ()),
@@ -217,14 +220,12 @@ def _sublayer(prefix: str, step: Notice, stack: StackConfig, parts: dict[str, Pa
     return Line("layers", 2, placed[stack.norm_placement], (), tuple(parts[name] for name in names if name in parts))
 
 
-def _attention_details(stack: StackConfig, *, crossing: bool = False) -> Iterator[Notice]:
+def _attention_details(stack: StackConfig) -> Iterator[Notice]:
     yield _say("describe.heads", heads=stack.num_heads, size=stack.head_size)
     if stack.kv_heads != stack.num_heads:
         yield _say("describe.groups", heads=stack.kv_heads)
     if stack.qk_norm == "head":
         yield Notice("describe.qk_norm")
-    if not crossing:
-        yield from _sight(stack)
     if stack.attention_scale is not None and stack.attention_scale != stack.head_size**-0.5:
         yield _say("describe.scores", scale=stack.attention_scale)
     if stack.attention_softcap is not None:
