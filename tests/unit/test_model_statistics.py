@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wenlu.models.build import build_model
-from wenlu.models.config import ModelSettings
+from wenlu.models.config import Cache, ModelSettings
 from wenlu.models.recurrent import RecurrentModel
 from wenlu.models.transformer import Transformer
 
@@ -19,6 +21,13 @@ SETTINGS = {
     "llama grouped": ModelSettings(kind="llama", hidden_size=64, num_heads=4, num_kv_heads=2, num_layers=3),
     "qwen2 tied": ModelSettings(kind="qwen2", hidden_size=64, num_heads=4, num_layers=2, tie_embeddings=True),
     "qwen3": ModelSettings(kind="qwen3", hidden_size=64, num_heads=4, num_kv_heads=1, head_dim=24, num_layers=2),
+    "gemma3": ModelSettings(kind="gemma3_text", hidden_size=64, num_heads=4, head_dim=24, num_layers=2),
+    "bert": ModelSettings(kind="bert", hidden_size=64, num_heads=4, num_layers=3),
+    "albert": ModelSettings(kind="albert", hidden_size=64, num_heads=4, num_layers=3, embedding_size=24),
+    "t5": ModelSettings(kind="t5", hidden_size=64, num_heads=4, num_layers=2),
+    "bart": ModelSettings(kind="bart", hidden_size=64, num_heads=4, num_layers=2),
+    "marian untied": ModelSettings(kind="marian", hidden_size=64, num_heads=4, num_layers=2, tie_embeddings=False),
+    "whisper": ModelSettings(kind="whisper", hidden_size=64, num_heads=4, num_layers=2),
 }
 
 
@@ -33,9 +42,19 @@ def tokens() -> Tensor:
     return torch.randint(0, 100, (B, S), generator=torch.Generator().manual_seed(0))
 
 
+def hidden(model: nn.Module, cache: Cache | None = None) -> Tensor:
+    """The states of as many tokens in each stack."""
+    if not isinstance(model, Transformer) or model.encoder is None or model.decoder is None:
+        return model.hidden(tokens(), cache=cache)
+    sounds = model.config.encoder.mel_bins
+    memory = model.encode(tokens() if sounds is None else torch.randn(B, sounds, 2 * S))
+    return model.hidden(tokens(), memory=memory, cache=cache)
+
+
 def test_parameters(model: Transformer) -> None:
     statistics = model.statistics(sequence_length=S)
-    embeddings = sum(p.numel() for name, p in model.named_parameters() if "embeddings" in name)
+    incoming = re.compile(r"embeddings|\.relative")
+    embeddings = sum(p.numel() for name, p in model.named_parameters() if incoming.search(name))
     assert statistics.parameters == sum(p.numel() for p in model.parameters())
     assert statistics.embedding_parameters == embeddings
     assert statistics.non_embedding_parameters == statistics.parameters - embeddings
@@ -45,18 +64,27 @@ def test_flops(model: Transformer) -> None:
     model.attention_backend = "eager"
     statistics = model.statistics(sequence_length=S)
     with FlopCounterMode(display=False) as forward:
-        logits = model(tokens())
+        logits = model.logits(hidden(model))
     assert forward.get_total_flops() == statistics.forward_flops_per_token * B * S
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
-    assert backward.get_total_flops() == statistics.backward_flops_per_token * B * S
+    expected = statistics.backward_flops_per_token * B * S
+    if model.encoder is not None and (reader := model.encoder.embeddings.spectrogram) is not None:
+        expected -= 2 * 2 * reader.first.weight.numel() * B * S  # sounds have no gradient; two frames a state
+    assert backward.get_total_flops() == expected
 
 
 def test_cache_bytes(model: Transformer) -> None:
+    """Of a memory as much is kept as it has, of the decoder's own tokens what was asked for."""
+    per_token = model.statistics(sequence_length=S).cache_bytes_per_token
+    if model.decoder is None:
+        assert per_token == 0
+        return
     cache = model.new_cache(B, 40)
     with torch.no_grad():
-        model(tokens(), cache=cache)
-    assert cache.num_bytes == model.statistics(sequence_length=S).cache_bytes_per_token * B * 40
+        hidden(model, cache=cache)
+    stacks = len(model.config.stacks)
+    assert cache.num_bytes == per_token / stacks * B * (40 + (stacks - 1) * S)
 
 
 def kept_bytes(model: nn.Module) -> int:
@@ -71,8 +99,8 @@ def kept_bytes(model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.hidden(tokens())
-    assert hidden.shape[:2] == (B, S)
+        states = hidden(model)
+    assert states.shape[:2] == (B, S)
     return sum(kept.values())
 
 

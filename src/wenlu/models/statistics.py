@@ -49,7 +49,7 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
     for stack in config.stacks:
         read = _read(stack)
         attention = sum(_attention_matrices(stack, size) for size in read)
-        matrices += stack.num_layers * (attention + _ffn_matrices(stack))
+        matrices += stack.num_layers * (attention + _ffn_matrices(stack)) + _embedding_matrices(stack)
         seen = [min(sequence_length, stack.window_of(n) or sequence_length) for n in range(stack.num_layers)]
         scores += sum(seen) * stack.num_heads * stack.head_size
         if stack.memory_size is not None:
@@ -57,7 +57,8 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
         queries, keys = stack.num_heads * stack.head_size, stack.kv_heads * stack.head_size
         before_norms = queries + keys if stack.qk_norm == "head" else 0
         kept = len(read) * (2 * queries + 2 * keys + before_norms)  # q, k, v, mixture
-        inner = (4 if stack.ffn == "gated" else 2) * stack.intermediate_size
+        of_activation = 1 if stack.activation in ("relu", "tanh") else 2  # others keep their input as well
+        inner = (of_activation + (2 if stack.ffn == "gated" else 0)) * stack.intermediate_size
         norms_and_inputs = (1 + len(read)) * 2 * stack.hidden_size
         activations += 4 * (stack.num_layers * (norms_and_inputs + kept + inner) + 2 * stack.hidden_size)
     forward = 2.0 * matrices + 4.0 * scores
@@ -69,7 +70,7 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
         forward_flops_per_token=forward,
         backward_flops_per_token=2 * forward,
         activation_bytes_per_token=activations,
-        cache_bytes_per_token=4 * 2 * keys * main.num_layers,
+        cache_bytes_per_token=0 if config.decoder is None else 4 * 2 * keys * main.num_layers * len(_read(main)),
     )
 
 
@@ -132,6 +133,12 @@ def _head_matrices(config: TransformerConfig) -> int:
     if "language_model" not in config.heads:
         return 0
     return stack.token_size * (config.vocab_size + (stack.hidden_size if config.head_transform is not None else 0))
+
+
+def _embedding_matrices(stack: StackConfig) -> int:
+    """Of convolutions, the first reads two frames for each position; a table's rows are looked up."""
+    spectrogram = 0 if stack.mel_bins is None else 3 * stack.token_size * (2 * stack.mel_bins + stack.token_size)
+    return spectrogram + (0 if stack.embedding_size is None else stack.token_size * stack.hidden_size)
 
 
 def _read(stack: StackConfig) -> list[int]:
