@@ -190,3 +190,15 @@ def test_counts_stand_below_each_other_where_characters_are_wide(monkeypatch: py
     lines = draw(describe_kind(ModelSettings(kind="gpt2"), vocab_size=100, sequence_length=32)).splitlines()
     ends = {cell_len(line.split(" = ")[0]) for line in lines if re.search(r"  [\d,]+( = .*)?$", line)}
     assert len(ends) == 1
+
+
+def test_the_cache_is_told_where_there_is_one() -> None:
+    own = 4 * 2 * BASE.hidden_size * BASE.num_layers  # keys and values in float32
+    costs = {
+        "decoder": describe_transformer(whole(BASE)).costs,
+        "both": describe_transformer(whole(replace(BASE, memory_size=24))).costs,
+        "encoder": describe_transformer(whole(replace(BASE, attention="bidirectional"))).costs,
+    }
+    assert [cost.id for cost in costs["encoder"]] == ["describe.flops"]
+    assert (costs["decoder"][1].id, costs["decoder"][1].values) == ("describe.cache", {"bytes": own})
+    assert (costs["both"][1].id, costs["both"][1].values) == ("describe.cache_crossing", {"bytes": own})

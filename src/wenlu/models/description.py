@@ -87,9 +87,10 @@ class Description:
             return []
         flops, size = self.statistics.forward_flops_per_token, self.statistics.cache_bytes_per_token
         costs = [_say("describe.flops", forward=flops / 1e6, sequence_length=self.sequence_length)]
-        if self.config is None or self.config.decoder is not None:
-            crossing = self.config is not None and self.config.main.memory_size is not None
-            costs.append(_say("describe.cache_crossing" if crossing else "describe.cache", bytes=size))
+        if self.config is not None and self.config.main.memory_size is not None:  # half of it is the encoder's
+            costs.append(_say("describe.cache_crossing", bytes=size // 2))
+        elif size:
+            costs.append(_say("describe.cache", bytes=size))
         return costs
 
 
