@@ -81,6 +81,8 @@ def test_fill_shows_what_may_stand_in_each_mask() -> None:
         for guess in mask["guesses"]:
             assert guess["text"].count("[MASK]") == 1 and guess["token"].removeprefix("##") in guess["text"]
         assert other["guesses"][0]["token"].removeprefix("##") in found["filled"]
+    assert all("[MASK]" in guess["text"][:17] for guess in second["guesses"])  # each text is filled at its own mask
+    assert all("[MASK]" in guess["text"][-9:] for guess in first["guesses"])
     assert "[MASK]" not in found["filled"]
     shown = wenlu("fill", TEXT, "--model", "bert", "--top", "3").stdout
     assert found["filled"] in shown and "mask 2 of 2" in shown
@@ -155,6 +157,7 @@ def test_no_special_token_but_the_mask_can_be_written() -> None:
     assert masked.ids.count(tokenizer.mask_id) == 1
     assert not {tokenizer.cls_id, tokenizer.sep_id} & set(masked.ids)
     assert masked.spans == ((13, 21),)  # with both blanks before it
+    assert tokenizer.with_special_tokens([9]).ids == [tokenizer.cls_id, 9, tokenizer.sep_id]
 
 
 @pytest.mark.parametrize(
