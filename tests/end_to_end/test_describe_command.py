@@ -88,6 +88,12 @@ def test_a_published_size_of_a_preset() -> None:
     assert record("gpt2-small")["parameters"]["total"] == 124_439_808  # type: ignore[index]
 
 
+def test_a_preset_has_the_heads_of_its_task() -> None:
+    parts = {part["name"] for line in record("bert-base")["lines"] for part in line["parts"]}  # type: ignore[attr-defined]
+    assert {"head.pooler", "head.pair", "head.transform"} <= parts
+    assert record("bert-base")["parameters"]["total"] == 110_106_428  # type: ignore[index]  # BertForPreTraining
+
+
 def test_nothing_of_this_name(tmp_path: Path) -> None:
     result = describe("berd")
     assert result.exit_code == 2

@@ -14,6 +14,7 @@ from wenlu.models.config import (
     Activation,
     AttentionKind,
     Bias,
+    Head,
     LanguageModel,
     ModelSettings,
     Norm,
@@ -94,8 +95,10 @@ class Description:
         return costs
 
 
-def describe_kind(settings: ModelSettings, *, vocab_size: int, sequence_length: int) -> Description:
-    """The drawing of a new model of the kind and the sizes that the settings say; no weights are made.
+def describe_kind(
+    settings: ModelSettings, *, vocab_size: int, sequence_length: int, heads: frozenset[Head] = frozenset()
+) -> Description:
+    """The drawing of a new model of the kind and the sizes that the settings say, with these heads as well.
 
     Raises:
         SettingsError: what ``build_model`` refuses.
@@ -105,6 +108,7 @@ def describe_kind(settings: ModelSettings, *, vocab_size: int, sequence_length: 
     from wenlu.models.families.mixture import MixtureFamily
     from wenlu.models.families.ngram import NGramFamily
     from wenlu.models.meta import meta_device
+    from wenlu.models.transformer import Transformer
 
     kind = family(settings.kind)
     if isinstance(kind, MixtureFamily):
@@ -115,6 +119,9 @@ def describe_kind(settings: ModelSettings, *, vocab_size: int, sequence_length: 
         return Description(tuple(_ngram_lines(config)))
     with meta_device():
         model = build_model(settings, vocab_size=vocab_size, end_id=0, sequence_length=sequence_length)
+    if isinstance(model, Transformer):
+        equipped = replace(model.config, heads=model.config.heads | heads)
+        return describe_transformer(equipped, sequence_length=sequence_length)
     return describe_model(model, sequence_length=sequence_length)
 
 

@@ -139,10 +139,12 @@ class EncoderDecoder(Protocol):
 class CorpusObjective(Protocol):
     """An objective that makes rows of its own of a corpus; any other reads packed windows of next tokens.
 
-    ``architecture`` is what it trains. Every random draw of a row depends on (seed, number of the row in the run).
+    ``architecture`` is what it trains, ``heads`` what that needs besides the one for words. Every random draw of a row
+    depends on (seed, number of the row in the run).
     """
 
     architecture: Architecture
+    heads: frozenset[Head]
     settings: TaskSettings
 
     def special_tokens(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wenlu.data.packing import PackedWindows
 from wenlu.data.store import Int64Array, TokenStore
+from wenlu.models.config import Head
 from wenlu.tasks import _targets
 from wenlu.tasks._base import (
     IGNORE_INDEX,
@@ -61,6 +62,7 @@ class Corruption(Generic[SettingsT]):
     """A task for encoder-decoders: subclasses say how a text is damaged; see ``tasks/_base.py`` for the methods."""
 
     architecture: Architecture = "encoder_decoder"
+    heads: frozenset[Head] = frozenset()
     what = counted = "tokens"
 
     def __init__(self, settings: SettingsT) -> None:

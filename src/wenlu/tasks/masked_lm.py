@@ -16,6 +16,7 @@ from torch import nn
 
 from wenlu.data.packing import PieceWindows
 from wenlu.data.store import Int64Array, TokenStore
+from wenlu.models.config import Head
 from wenlu.tasks import _targets
 from wenlu.tasks._base import IGNORE_INDEX, Architecture, Batch, Carried, Encoder, Finding, Loss, Score, Skip, Term
 from wenlu.tasks._heads import with_ids
@@ -39,6 +40,7 @@ class MaskedLM:
     """The task; see ``tasks/_base.py`` for what each method means."""
 
     architecture: Architecture = "encoder"
+    heads: frozenset[Head] = frozenset()
 
     def __init__(self, settings: MaskSettings | None = None) -> None:
         self.settings = settings or MaskSettings()

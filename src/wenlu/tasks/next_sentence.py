@@ -26,6 +26,7 @@ from wenlu.core.errors import DataError
 from wenlu.core.settings import refuse_outside
 from wenlu.data.packing import Piece, PieceWindows
 from wenlu.data.store import Int64Array, TokenStore
+from wenlu.models.config import Head
 from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
 from wenlu.tasks._heads import with_heads
 from wenlu.tasks._masking import MaskSettings
@@ -64,6 +65,7 @@ class PairSettings(MaskSettings):
 class NextSentence(MaskedLM):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
+    heads: frozenset[Head] = frozenset({"pooler", "pair"})
     settings: PairSettings
 
     def __init__(self, settings: PairSettings | None = None) -> None:
@@ -71,7 +73,7 @@ class NextSentence(MaskedLM):
 
     def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
         """The head of pairs and its pooler."""
-        return with_heads(super().equip(model, tokenizer, seed=seed), {"pooler", "pair"}, seed=seed)
+        return with_heads(super().equip(model, tokenizer, seed=seed), self.heads, seed=seed)
 
     def epoch(
         self,

@@ -59,7 +59,10 @@ def find(where: str | None) -> tuple[str, Description]:
     from wenlu.core.settings import load, presets
     from wenlu.models.build import FAMILIES
     from wenlu.models.checkpoint import load_model
+    from wenlu.models.config import Head
     from wenlu.models.description import describe_kind, describe_model
+    from wenlu.tasks._base import CorpusObjective
+    from wenlu.training.preparation import create_task
     from wenlu.training.settings import RunSettings
 
     try:
@@ -76,8 +79,9 @@ def find(where: str | None) -> tuple[str, Description]:
         )
     preset, values = (None, {"model.kind": where}) if where in kinds else (where, {})
     run = load(RunSettings, preset=preset, values=values).value
-    length = run.train.sequence_length
-    return where, describe_kind(run.model, vocab_size=run.tokenizer.vocab_size, sequence_length=length)
+    sizes = {"vocab_size": run.tokenizer.vocab_size, "sequence_length": run.train.sequence_length}
+    heads = task.heads if isinstance(task := create_task(run.task), CorpusObjective) else frozenset[Head]()
+    return where, describe_kind(run.model, **sizes, heads=heads)
 
 
 def draw(drawn: Description) -> str:
