@@ -6,9 +6,11 @@ from dataclasses import fields
 
 import pytest
 
+from wenlu.core import plugins
 from wenlu.core.errors import SettingsError
-from wenlu.models.build import build_model
+from wenlu.models.build import FAMILIES, build_model, family
 from wenlu.models.config import ModelSettings, RopeScaling, StackConfig
+from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.transformer import Transformer
 
 STACK = {"hidden_size": 24, "num_layers": 1, "num_heads": 4, "intermediate_size": 8, "max_positions": 8}
@@ -48,7 +50,7 @@ def test_scaling_is_checked() -> None:
     assert refused.value.id == "models.rope_scaling_order"
 
 
-KINDS = ["gpt2", "llama", "qwen2", "qwen3"]
+KINDS = [kind for kind in plugins.names(FAMILIES) if isinstance(family(kind), TransformerFamily)]
 OTHER = {
     "num_layers": 3, "hidden_size": 32, "num_heads": 8, "num_kv_heads": 2, "head_dim": 14, "intermediate_size": 40,
     "max_positions": 9, "rope_theta": 77.0, "tie_embeddings": None, "dropout": 0.3, "initialization": None,
@@ -68,10 +70,10 @@ def test_every_setting_is_read_or_refused(kind: str, name: str) -> None:
 
     plain = build()
     if name == "initialization":
-        value: object = "wenlu" if plain.config.tie_embeddings else "gpt2"
+        value: object = "gpt2" if family(kind).scheme == "wenlu" else "wenlu"
         changes = {name: value, "tie_embeddings": False}
         before, after = build(tie_embeddings=False).state_dict(), build(**changes).state_dict()
-        matrix = "decoder.layers.0.self_attention.o.weight"
+        matrix = f"{'encoder' if plain.decoder is None else 'decoder'}.layers.0.self_attention.o.weight"
         assert before[matrix].std() != after[matrix].std()
         return
     value = not plain.config.tie_embeddings if name == "tie_embeddings" else OTHER[name]
@@ -93,8 +95,8 @@ def test_defaults(kind: str) -> None:
     assert model.vocab_size == 50
     assert model.max_positions == 20
     assert model.config.end_token_id == model.config.start_token_id == 7
-    assert model.config.decoder.hidden_size == 192
-    assert model.config.decoder.num_layers == 4
+    assert {stack.hidden_size for stack in model.config.stacks} == {192}
+    assert {stack.num_layers for stack in model.config.stacks} == {4}
 
 
 def test_a_misspelt_kind_gets_a_suggestion() -> None:

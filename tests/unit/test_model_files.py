@@ -12,16 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wenlu.core import plugins
 from wenlu.core.errors import CheckpointError
-from wenlu.models.build import build_model, family
+from wenlu.models.build import FAMILIES, build_model, family
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import ModelSettings, RopeScaling, StackConfig, TransformerConfig
 from wenlu.models.families._files import HFConfig, Weights
+from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.mapped import Pages
 from wenlu.models.meta import meta_device
 from wenlu.models.transformer import Transformer
 
 VOCAB = 31
+TRANSFORMERS = [kind for kind in plugins.names(FAMILIES) if isinstance(family(kind), TransformerFamily)]
 
 
 def make_model(kind: str = "llama", *, tied: bool = False) -> Transformer:
@@ -75,7 +78,7 @@ def refusal(directory: Path, id: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_saved_and_loaded_bit_by_bit(kind: str, tied: bool, tmp_path: Path) -> None:
     model = make_model(kind, tied=tied)
