@@ -19,11 +19,13 @@ TEST_DATA = "large data sets are named by WENLU_TEST_DATA, which is not set or h
 TOOLS = {
     "strace": "counts and breaks system calls",
     "cc": "compiles models with torch.compile",
+    "cmake": "builds llama.cpp",
 }
 MODEL = "this model is not in the cache, and no registry offers the package that carries it"
 POSIX = "needs processes and signals of POSIX"
 MOUNT = "the system does not let this user mount a small disk of his own"
 CUDA = "needs a CUDA device"
+LLAMA_CPP = "no registry offers the package that carries the sources of llama.cpp"
 FULL = "the system has no device that is always full"
 
 REASONS = {
@@ -33,6 +35,7 @@ REASONS = {
     MOUNT,
     CUDA,
     FULL,
+    LLAMA_CPP,
     *(f"{tool} is not installed: {use}" for tool, use in TOOLS.items()),
 }
 
@@ -99,6 +102,11 @@ def needs_full_device() -> Path:
     if not path.exists():
         pytest.skip(FULL)
     return path
+
+
+def cannot_get_llama_cpp() -> NoReturn:
+    """Skip: its sources cannot be fetched."""
+    pytest.skip(LLAMA_CPP)
 
 
 def needs_cuda() -> None:
