@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src" / "wenlu").rglob("*.py"))
 LIMIT_LINES = 450
 LIMIT_CODE_LINES = 20_000  # of the whole library; docstrings, comments and blank lines are not counted
+CORE = ("config", "positions", "attention", "transformer", "heads", "checkpoint")
+LIMIT_CORE, LIMIT_FAMILY = 1_500, 90
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 
@@ -24,6 +26,15 @@ def test_files_are_short() -> None:
 
 def test_the_library_is_small() -> None:
     assert sum(code_lines(path.read_text(encoding="utf-8")) for path in SOURCES) < LIMIT_CODE_LINES
+
+
+def test_the_model_core_and_each_family_are_small() -> None:
+    """One core expresses every family; a family is a table and few choices. Files with ``_`` are what several share."""
+    models = ROOT / "src" / "wenlu" / "models"
+    sizes = {path: code_lines(path.read_text(encoding="utf-8")) for path in models.rglob("*.py")}
+    assert sum(sizes[models / f"{name}.py"] for name in CORE) < LIMIT_CORE
+    families = {path.name: size for path, size in sizes.items() if path.parent.name == "families"}
+    assert not {name: size for name, size in families.items() if size >= LIMIT_FAMILY and not name.startswith("_")}
 
 
 def test_code_lines_are_counted() -> None:

@@ -18,7 +18,16 @@ from wenlu.models.config import (
 )
 from wenlu.models.families._bert import ACTIVATIONS
 from wenlu.models.families._files import HFConfig
-from wenlu.models.families._transformer import COMMON, SETTINGS, Architectures, Entry, TransformerFamily, table
+from wenlu.models.families._transformer import (
+    COMMON,
+    SETTINGS,
+    Architectures,
+    Entry,
+    TransformerFamily,
+    read_ids,
+    table,
+    written_vocabulary,
+)
 
 STACK = """
     model.{s}.layers.{}.self_attn.q_proj             -> {s}.layers.{}.self_attention.q
@@ -101,10 +110,7 @@ class BartKind:
             head_bias=self.head_bias,
             pooled_position="last",
             classifier_dropout=hf.number("classifier_dropout", 0.0),
-            start_token_id=hf.token_id("bos_token_id"),
-            end_token_id=hf.token_id("eos_token_id"),
-            pad_token_id=hf.token_id("pad_token_id"),
-            decoder_start_token_id=hf.token_id("decoder_start_token_id"),
+            **read_ids(hf),
             encoder=stack("encoder", "bidirectional", hf.integer(source)),
             decoder=stack("decoder", "causal", hf.integer(target), width),
         )
@@ -113,12 +119,7 @@ class BartKind:
         """Write a config.json."""
         main = config.main
         hf: dict[str, object] = {
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_embeddings,
-            "bos_token_id": config.start_token_id,
-            "eos_token_id": config.end_token_id,
-            "pad_token_id": config.pad_token_id,
-            "decoder_start_token_id": config.decoder_start_token_id,
+            **written_vocabulary(config),
             "is_encoder_decoder": True,
             "d_model": main.hidden_size,
             "scale_embedding": main.embedding_scale != 1.0,

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from wenlu.models.config import Activation, Head, ModelSettings, OuterNorm, StackConfig, TransformerConfig, given
 from wenlu.models.families._files import HFConfig
-from wenlu.models.families._transformer import COMMON, SETTINGS, Architectures, Entry, TransformerFamily
+from wenlu.models.families._transformer import (
+    COMMON,
+    SETTINGS,
+    Architectures,
+    Entry,
+    TransformerFamily,
+    read_ids,
+    written_vocabulary,
+)
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -83,9 +91,7 @@ class BertKind:
             head_bias=True,
             pooler_activation=self.pooler_activation,
             classifier_dropout=hf.number(keys["classifier_dropout"], dropout),
-            start_token_id=hf.token_id("bos_token_id"),
-            end_token_id=hf.token_id("eos_token_id"),
-            pad_token_id=hf.token_id("pad_token_id"),
+            **read_ids(hf),
             encoder=StackConfig(
                 hidden_size=hf.integer(keys["hidden_size"]),
                 num_layers=hf.integer(keys["num_layers"]),
@@ -111,11 +117,7 @@ class BertKind:
         """Write a config.json."""
         stack, keys = config.main, self.keys
         hf: dict[str, object] = {
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_embeddings,
-            "bos_token_id": config.start_token_id,
-            "eos_token_id": config.end_token_id,
-            "pad_token_id": self.position_offset - 1 if self.position_offset else config.pad_token_id,
+            **written_vocabulary(config),
             keys["hidden_size"]: stack.hidden_size,
             keys["num_layers"]: stack.num_layers,
             keys["num_heads"]: stack.num_heads,
@@ -126,6 +128,8 @@ class BertKind:
             keys["attention_dropout"]: stack.attention_dropout,
             keys["classifier_dropout"]: config.classifier_dropout,
         }
+        if self.position_offset:
+            hf["pad_token_id"] = self.position_offset - 1
         if self.segments is not None:
             hf["type_vocab_size"] = stack.num_segments
         if self.norm_eps is None:

@@ -16,7 +16,7 @@ from wenlu.models.config import (
     given,
 )
 from wenlu.models.families._files import HFConfig
-from wenlu.models.families._transformer import COMMON, TransformerFamily, table
+from wenlu.models.families._transformer import COMMON, TransformerFamily, read_ids, table, written_vocabulary
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 ATTENTION_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o"})
@@ -73,9 +73,7 @@ class LlamaKind:
         return TransformerConfig(
             vocab_size=hf.integer("vocab_size"),
             tie_embeddings=hf.boolean("tie_word_embeddings", self.tied),
-            start_token_id=hf.token_id("bos_token_id"),
-            end_token_id=hf.token_id("eos_token_id"),
-            pad_token_id=hf.token_id("pad_token_id"),
+            **read_ids(hf),
             pooled_position="last",
             classifier_bias=False,
             logit_softcap=hf.optional_number("final_logit_softcapping") if self.gemma else None,
@@ -139,11 +137,7 @@ class LlamaKind:
         """Write a config.json, in the older rope format, which all readers know."""
         stack = config.main
         hf: dict[str, object] = {
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_embeddings,
-            "bos_token_id": config.start_token_id,
-            "eos_token_id": config.end_token_id,
-            "pad_token_id": config.pad_token_id,
+            **written_vocabulary(config),
             "hidden_size": stack.hidden_size,
             "num_hidden_layers": stack.num_layers,
             "num_attention_heads": stack.num_heads,

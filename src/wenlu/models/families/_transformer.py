@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -284,6 +284,38 @@ class TransformerFamily:
         bias = config.head_bias and not biases.isdisjoint(names)
         config = replace(config, tie_embeddings=tied, head_bias=bias)
         return with_heads(config, hf, frozenset(heads), classes)
+
+
+class SpecialIds(TypedDict):
+    """The special tokens of a ``TransformerConfig``."""
+
+    start_token_id: int | None
+    end_token_id: int | None
+    pad_token_id: int | None
+    decoder_start_token_id: int | None
+
+
+def read_ids(hf: HFConfig) -> SpecialIds:
+    """The special tokens of a config.json."""
+    return {
+        "start_token_id": hf.token_id("bos_token_id"),
+        "end_token_id": hf.token_id("eos_token_id"),
+        "pad_token_id": hf.token_id("pad_token_id"),
+        "decoder_start_token_id": hf.token_id("decoder_start_token_id"),
+    }
+
+
+def written_vocabulary(config: TransformerConfig) -> dict[str, object]:
+    """What every config.json says of the vocabulary; of two stacks, also the decoder's first token."""
+    start = {"decoder_start_token_id": config.decoder_start_token_id} if len(config.stacks) > 1 else {}
+    return {
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.start_token_id,
+        "eos_token_id": config.end_token_id,
+        "pad_token_id": config.pad_token_id,
+        **start,
+    }
 
 
 def with_heads(config: TransformerConfig, hf: HFConfig, heads: frozenset[Head], classes: int) -> TransformerConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wenlu.models.config import Activation, ModelSettings, StackConfig, TransformerConfig, given
 from wenlu.models.families._files import HFConfig
-from wenlu.models.families._transformer import COMMON, TransformerFamily, table
+from wenlu.models.families._transformer import COMMON, SETTINGS, TransformerFamily, read_ids, table, written_vocabulary
 
 ACTIVATIONS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
@@ -32,9 +32,7 @@ def config(hf: HFConfig) -> TransformerConfig:
     return TransformerConfig(
         vocab_size=hf.integer("vocab_size"),
         tie_embeddings=hf.boolean("tie_word_embeddings", True),
-        start_token_id=hf.token_id("bos_token_id"),
-        end_token_id=hf.token_id("eos_token_id"),
-        pad_token_id=hf.token_id("pad_token_id"),
+        **read_ids(hf),
         pooled_position="last",
         classifier_bias=False,
         decoder=StackConfig(
@@ -57,11 +55,7 @@ def to_hf(config: TransformerConfig) -> dict[str, object]:
     """Write a GPT-2 config.json."""
     stack = config.main
     return {
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": config.start_token_id,
-        "eos_token_id": config.end_token_id,
-        "pad_token_id": config.pad_token_id,
+        **written_vocabulary(config),
         "n_embd": stack.hidden_size,
         "n_layer": stack.num_layers,
         "n_head": stack.num_heads,
@@ -79,22 +73,17 @@ def to_hf(config: TransformerConfig) -> dict[str, object]:
 def settings_to_config(settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
     """The config of a new model; by default four layers of 192."""
     hidden_size, dropout = given(settings.hidden_size, 192), given(settings.dropout, 0.0)
-    return TransformerConfig(
-        vocab_size=vocab_size,
-        tie_embeddings=given(settings.tie_embeddings, True),
-        pooled_position="last",
-        classifier_bias=False,
-        decoder=StackConfig(
-            hidden_size=hidden_size,
-            num_layers=given(settings.num_layers, 4),
-            num_heads=given(settings.num_heads, 2),
-            intermediate_size=given(settings.intermediate_size, 4 * hidden_size),
-            max_positions=given(settings.max_positions, sequence_length),
-            embedding_dropout=dropout,
-            attention_dropout=dropout,
-            residual_dropout=dropout,
-        ),
-    )
+    hf = {
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": given(settings.tie_embeddings, True),
+        "n_embd": hidden_size,
+        "n_layer": given(settings.num_layers, 4),
+        "n_head": given(settings.num_heads, 2),
+        "n_inner": given(settings.intermediate_size, 4 * hidden_size),
+        "n_positions": given(settings.max_positions, sequence_length),
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout),
+    }
+    return config(HFConfig(hf, SETTINGS))
 
 
 FAMILY = TransformerFamily(
