@@ -44,6 +44,19 @@ class Resolved(Generic[T]):
     value: T
     origins: Mapping[str, str]
 
+    def rank(self, key: str) -> int:
+        """Where a value's origin stands in the order of precedence: default, preset, file, command line."""
+        origin = self.origins.get(key, "default")
+        return next((rank for name, rank in _RANKS.items() if origin.startswith(name)), _FILE)
+
+    def given(self, key: str) -> bool:
+        """Whether the user said it, and not a preset."""
+        return self.rank(key) >= _FILE
+
+
+_FILE = 2  # which is known by its name only
+_RANKS = {"default": 0, "preset": 1, "command line": 3}
+
 
 class Mistakes:
     """Several mistakes as one value of an error message, a line each, in the reader's language."""

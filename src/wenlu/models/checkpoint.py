@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -38,9 +39,25 @@ def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> nn.Mod
     Raises:
         CheckpointError: a file is missing, damaged, pickled or not of a kind known here, or tensors do not fit.
     """
-    hf = gguf.read_config(directory) if gguf.is_gguf(directory) else read_config(directory)
-    model_type = hf.get("model_type")
-    names = plugins.names(FAMILIES)
+    hf = _config(directory)
+    return family(_kind(hf, directory)).load(hf, directory, dtype=dtype).eval()
+
+
+def model_kind(directory: Path) -> str:
+    """The kind of model of a directory or of a GGUF file: the name of its family.
+
+    Raises:
+        CheckpointError: there is no config, it is damaged, or it is of no kind known here.
+    """
+    return _kind(_config(directory), directory)
+
+
+def _config(directory: Path) -> dict[str, object]:
+    return gguf.read_config(directory) if gguf.is_gguf(directory) else read_config(directory)
+
+
+def _kind(hf: Mapping[str, object], directory: Path) -> str:
+    model_type, names = hf.get("model_type"), plugins.names(FAMILIES)
     if not isinstance(model_type, str) or model_type.removeprefix(OWN_PREFIX) not in names:
         raise CheckpointError("models.unknown_type", path=directory, found=model_type, known=", ".join(names))
-    return family(model_type.removeprefix(OWN_PREFIX)).load(hf, directory, dtype=dtype).eval()
+    return model_type.removeprefix(OWN_PREFIX)

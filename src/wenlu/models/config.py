@@ -228,6 +228,7 @@ class ModelSettings:
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     kind: str = "qwen3"  # a file of models/families
+    start: str | None = None  # a model to go on from, whose kind, sizes, weights and tokenizer are then taken
     num_layers: int | None = None
     hidden_size: int | None = None
     num_heads: int | None = None
@@ -250,7 +251,7 @@ class ModelSettings:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "kind" and field.name not in uses and value is not None:
+            if field.name not in ("kind", "start") and field.name not in uses and value is not None:
                 raise SettingsError(
                     "models.setting_unused", name=field.name, value=value, kind=self.kind, uses=", ".join(sorted(uses))
                 )

@@ -47,6 +47,8 @@ def for_objective(resolved: Resolved[RunSettings], task: Objective) -> Resolved[
     unused |= changed(settings.evaluate, "evaluate", ["context", "stride"])
     for key, value in unused.items():
         raise unused_setting(key, value, because=because)
+    if settings.model.start is not None:  # has a tokenizer
+        return resolved
     tokenizer = settings.tokenizer
     tokens = tuple(dict.fromkeys((*tokenizer.special_tokens, *task.special_tokens())))
     if tokens == tokenizer.special_tokens:

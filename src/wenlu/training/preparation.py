@@ -35,6 +35,7 @@ from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
 from wenlu.training.settings import RunSettings
+from wenlu.training.start import from_start, load_start, refuse_other_tokenizer, tokenization
 from wenlu.training.trainer import Step, Trainer
 
 RECURRENT_KINDS = frozenset({"lstm"})
@@ -48,7 +49,6 @@ _LEAST_PAIRS = 50  # for each token of the vocabulary: fewer are learned by hear
 _MOST_WAITED_SECONDS = 120.0  # where most of the time goes to steps that do not count
 _COMPILING = 10  # times the median: a step that took so long compiled something first
 _MANY_STEPS = 200  # fewer are not measured for whether compiling repays
-_RANK = {"default": 0, "preset": 1, "file": 2, "command line": 3}
 
 
 @dataclass
@@ -90,11 +90,15 @@ def open_store(settings: RunSettings) -> Store:
     """The packed corpus: a store directory as it is, anything else prepared in the cache.
 
     Raises:
-        SettingsError: ``training.no_data`` without ``data.paths``; ``training.mixed_data`` for a store beside others.
+        SettingsError: ``training.no_data`` without ``data.paths``; ``training.mixed_data`` for a store beside others;
+            ``training.start_tokenizer`` for one whose tokens the model that the run goes on from does not have.
     """
     if not settings.data.paths:
         raise SettingsError("training.no_data")
-    return prepared_store(settings.data, tokenizer_settings=settings.tokenizer)
+    tokenizer, trained = tokenization(settings)
+    store = prepared_store(settings.data, tokenizer=tokenizer, tokenizer_settings=trained)
+    refuse_other_tokenizer(settings, store.tokenizer)
+    return store
 
 
 def refuse_unread_by_store(resolved: Resolved[RunSettings]) -> None:
@@ -110,7 +114,7 @@ def refuse_unread_by_store(resolved: Resolved[RunSettings]) -> None:
     for table, name in ((settings.data, "data"), (settings.tokenizer, "tokenizer")):
         keys = [field.name for field in fields(table) if field.name != "paths"]
         for key, value in changed(table, name, keys).items():
-            if _rank(resolved.origins.get(key, "default")) > _RANK["preset"]:
+            if resolved.given(key):
                 raise unused_setting(key, value, because=because)
 
 
@@ -178,7 +182,7 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
 
 def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSettings], Objective]:
     """What the machine decides, and the task; what is wrong is said before the corpus is read."""
-    resolved = resolve_for_machine(one_length(resolved))
+    resolved = resolve_for_machine(one_length(from_start(resolved)))
     resolved.value.model.refuse_unused(family(resolved.value.model.kind).uses)
     task = create_task(resolved.value.task)
     return for_objective(resolved, task), task
@@ -189,7 +193,10 @@ def create_model(settings: RunSettings, *, vocab_size: int, end_id: int, train_t
     if train_tokens == 0:
         raise DataError("data.empty_split")
     sizes = {"sequence_length": settings.train.sequence_length, "seed": settings.train.seed}
-    model = build_model(settings.model, vocab_size=vocab_size, end_id=end_id, **sizes)
+    if settings.model.start is None:
+        model = build_model(settings.model, vocab_size=vocab_size, end_id=end_id, **sizes)
+    else:
+        model = load_start(settings.model.start)
     rate, bigrams = settings.optimizer.head_rate, settings.train.bigram_steps or None
     for key, value in (("optimizer.head_rate", rate), ("train.bigram_steps", bigrams)):
         if value is not None and "head" not in parameter_roles(model).values():
@@ -307,7 +314,7 @@ def one_length(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
     train = resolved.value.train
     if train.steps is None or train.budget is None:
         return resolved
-    steps, budget = (_rank(resolved.origins.get(f"train.{name}", "default")) for name in ("steps", "budget"))
+    steps, budget = resolved.rank("train.steps"), resolved.rank("train.budget")
     if steps == budget:
         raise SettingsError("training.steps_and_budget", steps=train.steps, budget=train.budget)
     one = replace(train, budget=None) if steps > budget else replace(train, steps=None)
@@ -382,11 +389,3 @@ def _with(resolved: Resolved[RunSettings], key: str, origin: str, **tables: obje
     """The settings with another table, and where one value of it came from."""
     value = replace(resolved.value, **tables)  # type: ignore[arg-type]  # the tables are those of RunSettings
     return Resolved(value, {**resolved.origins, key: origin})
-
-
-def _rank(origin: str) -> int:
-    """Where an origin stands in the order of precedence; a file is known by its name only."""
-    for name, rank in _RANK.items():
-        if origin.startswith(name):
-            return rank
-    return _RANK["file"]

@@ -38,6 +38,7 @@ from wenlu.training.preparation import Prepared, absolute_paths, decide_steps, p
 from wenlu.training.results import Evaluate, RunResult, last_evaluation, written
 from wenlu.training.settings import RunSettings
 from wenlu.training.signals import Interrupted, StopRequest, stop_requests
+from wenlu.training.start import refuse_other_tokenizer
 from wenlu.training.state import State, copy_weights, digest, load_state, read_state, refuse_non_finite, write_state
 from wenlu.training.status import describe_data, describe_process
 from wenlu.training.trainer import Step, Trainer
@@ -71,6 +72,8 @@ def train_run(
         run = Run.create(path)
         with run.lock(), _recorded(run):
             return fit_run(run, fitting, evaluate)
+    if store is not None:
+        refuse_other_tokenizer(resolved.value, store.tokenizer)
     prepared = prepare(resolved, store=store)
     run = Run.create(path)
     with run.lock(), _recorded(run), compiler_errors(), machine(prepared.settings.train):

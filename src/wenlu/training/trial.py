@@ -37,6 +37,7 @@ from wenlu.training.preparation import Prepared, fit_first_weights, mean_seconds
 from wenlu.training.results import Evaluate
 from wenlu.training.run import Consumer
 from wenlu.training.settings import RunSettings
+from wenlu.training.start import tokenization
 
 _SAMPLE_BYTES = 2_000_000
 _STAND_IN_DOCUMENTS = (400, 500)  # documents of so many random tokens; a tenth is held out
@@ -79,7 +80,8 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
     """What is known of the texts; and a store of a sample of them when it may stand for the one to be made."""
     if not settings.data.paths:
         return Corpus("none", settings.tokenizer.vocab_size), None
-    found = existing_store(settings.data, tokenizer_settings=settings.tokenizer)
+    tokenizer, trained = tokenization(settings)
+    found = existing_store(settings.data, tokenizer=tokenizer, tokenizer_settings=trained)
     if isinstance(found, Store):
         tokens = (found.train.num_tokens, found.validation.num_tokens)
         return Corpus("prepared", found.tokenizer.vocab_size, *tokens), None
@@ -93,11 +95,11 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
                 whole = False
                 break
     data = DataSettings(paths=(str(path),), validation_fraction=settings.data.validation_fraction)
-    store = build_store(folder / "sample", data, tokenizer_settings=settings.tokenizer)
+    store = build_store(folder / "sample", data, tokenizer=tokenizer, tokenizer_settings=trained)
     on_disk = sum(source.path.stat().st_size for source in find_files(settings.data.paths, Report()))
     read = sum(account.bytes for account in report.files[:-1]) + (report.place() or taken)
     scale = 1.0 if whole else max(1.0, on_disk / read)
-    usable = whole or store.tokenizer.vocab_size >= settings.tokenizer.vocab_size
+    usable = whole or tokenizer is not None or store.tokenizer.vocab_size >= settings.tokenizer.vocab_size
     corpus = Corpus(
         "sampled",
         store.tokenizer.vocab_size if usable else settings.tokenizer.vocab_size,

@@ -1,0 +1,79 @@
+"""Going on from a model that is there: ``model.start`` names it, and kind, sizes and tokenizer are then its own."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import nn
+
+from wenlu.bundle import load_bundle
+from wenlu.core.errors import SettingsError
+from wenlu.core.log import Notice
+from wenlu.core.runs import resolve_model
+from wenlu.core.settings import Resolved, changed, unused_setting
+from wenlu.models.checkpoint import model_kind
+from wenlu.models.config import ModelSettings
+from wenlu.models.device import device_of
+from wenlu.models.transformer import Transformer
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
+from wenlu.training.settings import RunSettings
+
+
+def from_start(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
+    """The settings of a run that goes on from a model: what a preset says of another model is left out.
+
+    Raises:
+        SettingsError: ``core.setting_unused`` for what a user says of the model or of its tokenizer.
+        CheckpointError: there is no such model, or of no kind known here.
+    """
+    settings = resolved.value
+    if settings.model.start is None:
+        return resolved
+    path = resolve_model(settings.model.start)
+    model = ModelSettings(kind=model_kind(path), start=str(path.absolute()))
+    because = Notice("training.because", {"setting": "model.start", "value": path})
+    said = changed(settings.tokenizer, "tokenizer", [field.name for field in fields(settings.tokenizer)])
+    said |= changed(settings.train, "train", ["bigram_steps"])
+    for field in fields(model):
+        value = getattr(settings.model, field.name)
+        if field.name != "start" and value not in (field.default, getattr(model, field.name)):
+            said[f"model.{field.name}"] = value
+    for key, value in said.items():
+        if resolved.given(key):
+            raise unused_setting(key, value, because=because)
+    train = replace(settings.train, bigram_steps=0)
+    origins = {key: origin for key, origin in resolved.origins.items() if key not in said}
+    origins["model.kind"] = "model.start"
+    return Resolved(replace(settings, model=model, train=train, tokenizer=TokenizerSettings()), origins)
+
+
+def tokenization(settings: RunSettings) -> tuple[Tokenizer | None, TokenizerSettings | None]:
+    """The tokenizer of the model that a run goes on from; without one, how to train it."""
+    if settings.model.start is None:
+        return None, settings.tokenizer
+    return Tokenizer.load(resolve_model(settings.model.start)), None
+
+
+def refuse_other_tokenizer(settings: RunSettings, tokenizer: Tokenizer) -> None:
+    """Refuse a packed store whose ids mean other tokens to the model.
+
+    Raises:
+        SettingsError: ``training.start_tokenizer``.
+    """
+    start, _ = tokenization(settings)
+    if start is not None and start.fingerprint != tokenizer.fingerprint:
+        raise SettingsError("training.start_tokenizer", start=settings.model.start, store=settings.data.paths[0])
+
+
+def load_start(path: str) -> nn.Module:
+    """The model itself, ready to be trained, where torch makes tensors now.
+
+    Raises:
+        SettingsError: ``training.start_kind`` for what is not a Transformer.
+    """
+    model = load_bundle(path).model
+    if not isinstance(model, Transformer):
+        raise SettingsError("training.start_kind", start=path)
+    on_meta = torch.get_default_device().type == "meta"
+    return model.to("meta" if on_meta else device_of(model)).train()

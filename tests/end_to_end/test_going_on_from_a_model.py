@@ -1,0 +1,113 @@
+"""``model.start``: a run that goes on from a model that is there, with its kind, its sizes and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from tiny_training import LSTM, SMALL, TRANSFORMER, tiny_texts
+from wenlu.bundle import load_bundle
+from wenlu.cli.main import main
+from wenlu.training.verification import verify_run
+
+COMMON = (*SMALL, "data.document=line", "evaluate.max_tokens=500", "train.save_every=4")
+BERT = ("--preset", "bert-tiny", "model.num_layers=2", "model.num_heads=2", "model.hidden_size=16", "train.budget=none")
+
+
+def wenlu(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], prog_name="wenlu")
+
+
+def train(*words: object) -> None:
+    found = wenlu("train", *COMMON, *words)
+    assert found.exit_code == 0, found.output
+
+
+@pytest.fixture(params=[TRANSFORMER, BERT], ids=["causal", "masked"])
+def first(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """A finished run in ``first``, texts of two domains; the settings that name its task."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{number} {line}" for number, line in enumerate(tiny_texts(160))]
+    (tmp_path / "old.txt").write_text("\n".join(lines[:80]), encoding="utf-8")
+    (tmp_path / "new.txt").write_text("\n".join(lines[80:]), encoding="utf-8")
+    train(*request.param, "tokenizer.kind=words", "tokenizer.min_frequency=1", "--data", "old.txt", "-o", "first")
+    return ("--preset", "bert-tiny", "train.budget=none") if request.param is BERT else ()
+
+
+def first_loss(run: Path) -> float:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return next(line["loss"] for line in lines if "loss" in line and line.get("step") == 1)
+
+
+def test_the_run_begins_where_the_model_is(first: tuple[str, ...], tmp_path: Path) -> None:
+    train(*first, "model.start=first", "--data", "new.txt", "-o", "second")
+    start, end = load_bundle("first"), load_bundle("second")
+    assert end.tokenizer.fingerprint == start.tokenizer.fingerprint
+    assert end.model.config == start.model.config
+    assert any(not torch.equal(a, b) for a, b in zip(start.model.parameters(), end.model.parameters(), strict=True)), (
+        "it was trained"
+    )
+    assert first_loss(Path("second")) < first_loss(Path("first")) - 0.05
+    written = tomllib.loads(Path("second/run.toml").read_text(encoding="utf-8"))["model"]
+    assert written == {"kind": written["kind"], "start": str((tmp_path / "first" / "final").absolute())}
+
+
+def test_it_resumes_and_verifies(first: tuple[str, ...]) -> None:
+    train(*first, "model.start=first", "--data", "new.txt", "-o", "second")
+    assert verify_run(Path("second")).last == 12
+    for path in (Path("second/final"), *Path("second/checkpoints").glob("step-*12")):
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    again = wenlu("train", "--resume", "second")
+    assert again.exit_code == 0, again.output
+    assert verify_run(Path("second")).last == 12
+
+
+def test_a_plan_knows_the_model(first: tuple[str, ...]) -> None:
+    planned = wenlu("plan", *COMMON, *first, "model.start=first", "--data", "new.txt", "--json")
+    assert planned.exit_code == 0, planned.output
+    expected = sum(parameter.numel() for parameter in load_bundle("first").model.parameters())
+    assert json.loads(planned.stdout)["parameters"]["total"] == expected
+
+
+@pytest.mark.parametrize("word", ["model.hidden_size=32", "tokenizer.vocab_size=50", "train.bigram_steps=3"])
+def test_what_the_model_has_decided_is_refused(word: str, first: tuple[str, ...]) -> None:
+    refused = wenlu("train", *COMMON, *first, "model.start=first", word, "--data", "new.txt", "-o", "second")
+    assert refused.exit_code == 2
+    assert word.partition("=")[0] in refused.stderr and "model.start" in refused.stderr
+    assert not Path("second").exists()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_other_starts_are_refused(language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WENLU_LANG", language)
+    (tmp_path / "text.txt").write_text("\n".join(tiny_texts(80)), encoding="utf-8")
+    train(
+        "--preset",
+        "lstm-base",
+        *LSTM,
+        "train.budget=none",
+        "tokenizer.kind=characters",
+        "--data",
+        "text.txt",
+        "-o",
+        "lstm",
+    )
+    train(*TRANSFORMER, "tokenizer.kind=words", "--data", "text.txt", "-o", "first")
+    packed = wenlu("data", "pack", "text.txt", "-o", "store", "--set", "tokenizer.kind=characters")
+    assert packed.exit_code == 0, packed.output
+    for start, data, said in (
+        ("lstm", "text.txt", "lstm"),
+        ("first", "store", "store"),
+        ("nowhere", "text.txt", "nowhere"),
+    ):
+        refused = wenlu("train", *SMALL, f"model.start={start}", "--data", data, "-o", "second")
+        assert refused.exit_code == 2 and said in refused.stderr, refused.output
+        assert not Path("second").exists()
