@@ -58,9 +58,9 @@ def loads_as(directory: Path, model: Transformer) -> bool:
         state, other = found.state_dict(), model.state_dict()
         if state.keys() != other.keys() or not all(torch.equal(state[name], other[name]) for name in other):
             return False
+        config = replace(model.config, pad_token_id=found.config.pad_token_id)
+        assert resolved(found.config) == resolved(config)
         if folder == directory:
-            config = replace(model.config, pad_token_id=found.config.pad_token_id)
-            assert resolved(found.config) == resolved(config)
             save_model(found, directory / "again")
     return True
 
@@ -106,8 +106,13 @@ BARE = {  # what else is in such files
 def test_names_without_the_prefix(kind: str, tmp_path: Path) -> None:
     model = make_model(kind)
     save_model(model, tmp_path)
-    prefix = family(kind).prefix
-    edit(tmp_path, lambda tensors: {name.removeprefix(prefix): t for name, t in tensors.items()} | BARE[kind])
+    prefix, copies = family(kind).prefix, family(kind).copies
+
+    def bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors |= {copy: tensors[original].clone() for copy, original in copies}
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} | BARE[kind]
+
+    edit(tmp_path, bare)
     assert loads_as(tmp_path, model)
 
 
@@ -177,6 +182,23 @@ def test_heads_are_those_of_the_tensors(kind: str, heads: set[Head], named: str 
     save_model(model, tmp_path)
     edit(tmp_path, lambda tensors: tensors, architectures=named and [named])
     assert loads_as(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads", "named"),
+    [
+        ("roberta", {WORDS, "pooler"}, ["RobertaForMaskedLM"]),
+        ("bert", {WORDS, "pooler", "pair", "span"}, ["BertForPreTraining"]),
+        ("bert", {"pooler", "token"}, ["BertForTokenClassification"]),
+        ("bert", set(), None),
+    ],
+)
+def test_a_file_is_named_by_most_of_its_heads(
+    kind: str, heads: set[Head], named: list[str] | None, tmp_path: Path
+) -> None:
+    save_model(make_model(kind, frozenset(heads)), tmp_path)
+    found = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["architectures"]
+    assert found == named
 
 
 def test_a_pooler_under_a_classifier_of_roberta_is_not_used(tmp_path: Path) -> None:

@@ -203,9 +203,13 @@ class TransformerFamily:
         return True
 
     def written(self, config: TransformerConfig) -> dict[str, object]:
-        """The config.json of a model of this family; of several classes, the one that has most of its heads."""
+        """The config.json of a model of this family; of several classes, the one that has most of its heads.
+
+        That a classifier judges tokens, only the name of a class can say.
+        """
         fitting = [name for name, heads in self.architectures.items() if heads <= config.heads]
-        best = max(fitting, key=lambda name: len(self.architectures[name]), default=None)
+        of = self.architectures
+        best = max(fitting, key=lambda name: ("token" in of[name], len(of[name])), default=None)
         hf = {"architectures": best and [best], **self.to_hf(config)}
         if config.labels:
             hf["id2label"] = {str(number): label for number, label in enumerate(config.labels)}

@@ -1,4 +1,7 @@
-"""ALBERT (Lan et al. 2020): BERT with one layer used again and again, and small embeddings that a matrix widens."""
+"""ALBERT (Lan et al. 2020): BERT with one layer used again and again, and small embeddings that a matrix widens.
+
+In training, their feed-forward output has no dropout and their judge of pairs has one; here it is the other way round.
+"""
 
 from __future__ import annotations
 

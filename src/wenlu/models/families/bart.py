@@ -1,4 +1,7 @@
-"""BART (Lewis et al. 2020): the encoder-decoder of 2017 with learned positions and a norm after the embeddings."""
+"""BART (Lewis et al. 2020): the encoder-decoder of 2017 with learned positions and a norm after the embeddings.
+
+In training, their classifier for rows has a dropout before both its matrices, ours before the last.
+"""
 
 from __future__ import annotations
 

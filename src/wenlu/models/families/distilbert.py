@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019): BERT without segments and pooler; its classifier has a layer of its own.
 
-Their attention output has no dropout in training, ours has; in evaluation both compute the same.
+In training, their attention output has no dropout and their head for answers has one; here it is the other way round.
 """
 
 from __future__ import annotations
