@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
 
 from tiny_training import LSTM, SMALL, TRANSFORMER, tiny_texts
 from wenlu.bundle import load_bundle
 from wenlu.cli.main import main
+from wenlu.core.publication import MANIFEST
+from wenlu.models.transformer import Transformer
 from wenlu.training.verification import verify_run
 
 COMMON = (*SMALL, "data.document=line", "evaluate.max_tokens=500", "train.save_every=4")
@@ -111,3 +115,34 @@ def test_other_starts_are_refused(language: str, tmp_path: Path, monkeypatch: py
         refused = wenlu("train", *SMALL, f"model.start={start}", "--data", data, "-o", "second")
         assert refused.exit_code == 2 and said in refused.stderr, refused.output
         assert not Path("second").exists()
+
+
+def bare(run: str, directory: str, *, dropped: str, added: dict[str, torch.Tensor] | None = None) -> None:
+    """A model directory as others write it: without these tensors of the final model of a run."""
+    shutil.copytree(Path(run) / "final", directory)
+    (Path(directory) / MANIFEST).unlink()
+    weights = load_file(Path(directory) / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(dropped)} | (added or {})
+
+    save_file(kept, Path(directory) / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("first", [BERT], ids=["masked"], indirect=True)
+def test_a_head_for_words_that_is_missing_is_added(first: tuple[str, ...]) -> None:
+    """As its kind has it, and it is said; an evaluation of the model without one is refused."""
+    bare("first", "bare", dropped="cls.")
+    refused = wenlu("evaluate", "bare", "--data", "new.txt")
+    assert refused.exit_code == 2 and "bert" in refused.stderr, refused.output
+    found = wenlu("train", *COMMON, *first, "model.start=bare", "--data", "new.txt", "-o", "second")
+    assert found.exit_code == 0 and "transform" in found.stderr, found.output
+    start, end = load_bundle("first").model, load_bundle("second").model
+    assert isinstance(start, Transformer) and isinstance(end, Transformer)
+    assert end.config == start.config and end.config.head_bias
+
+
+@pytest.mark.parametrize("first", [TRANSFORMER], ids=["causal"], indirect=True)
+def test_a_classifier_is_not_gone_on_from_as_a_decoder(first: tuple[str, ...]) -> None:
+    bare("first", "bare", dropped="lm_head", added={"score.weight": torch.ones(2, 16)})
+    refused = wenlu("train", *COMMON, *first, "model.start=bare", "--data", "nowhere.txt", "-o", "second")
+    assert refused.exit_code == 2 and "qwen3; heads: sequence" in refused.stderr, refused.output
+    assert not Path("second").exists()

@@ -135,6 +135,8 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
         (["task.name=span_corruption", "model.kind=bert"], "tasks.architecture"),
         (["task.name=causal_lm", "model.kind=bert"], "tasks.architecture"),
         (["task.name=causal_lm", "model.kind=t5"], "tasks.architecture"),
+        (["task.name=next_sentence", "model.kind=distilbert"], "tasks.heads"),
+        (["task.name=next_sentence", "model.kind=roberta"], "tasks.heads"),
         (["task.name=masked_lm", "model.kind=bert", "evaluate.stride=3"], "core.setting_unused"),
         (["task.name=masked_lm", "model.kind=bert", "train.bigram_steps=3"], "core.setting_unused"),
     ],

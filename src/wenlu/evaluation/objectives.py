@@ -21,6 +21,7 @@ from wenlu.evaluation.corpus import Corpus, StoreCorpus
 from wenlu.evaluation.documents import TokenizedDocument, encode_texts, file_texts
 from wenlu.metrics import significance
 from wenlu.metrics.significance import Interval, ratio_interval
+from wenlu.models.roles import masked_model
 from wenlu.tasks._base import CorpusObjective, Score, TaskSettings
 from wenlu.tasks._held_out import HeldOut, held_out
 from wenlu.tokenization.tokenizer import Tokenizer
@@ -67,7 +68,13 @@ def objective_of(contestant: Contestant) -> CorpusObjective | None:
 def evaluate_objective(
     contestant: Contestant, objective: CorpusObjective, corpus: Corpus, *, sequence_length: int, max_tokens: int = 0
 ) -> ObjectiveEvaluation:
-    """Score a model on rows of ``sequence_length`` columns, all or (``max_tokens`` above 0) a fixed sample of them."""
+    """Score a model on rows of ``sequence_length`` columns, all or (``max_tokens`` above 0) a fixed sample of them.
+
+    Raises:
+        RequestError: ``models.not_masked``, ``models.no_vocabulary_head``.
+    """
+    if objective.architecture == "encoder":
+        masked_model(contestant.bundle.model)
     tokenizer = contestant.bundle.tokenizer
     store = _tokens(corpus, tokenizer)
     model = contestant.bundle.model

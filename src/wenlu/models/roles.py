@@ -51,7 +51,7 @@ def causal_model(model: nn.Module) -> LanguageModel:
         raise RequestError("models.encoder_not_causal", kind=_kind(model))
     if found == "encoder_decoder":
         raise RequestError("models.source_missing", kind=_kind(model))
-    _refuse_headless(model)
+    refuse_headless(model)
     return cast(LanguageModel, model)
 
 
@@ -63,7 +63,7 @@ def masked_model(model: nn.Module) -> Transformer:
     """
     if architecture(model) != "encoder":
         raise RequestError("models.not_masked", kind=_kind(model))
-    _refuse_headless(model)
+    refuse_headless(model)
     return cast(Transformer, model)
 
 
@@ -78,7 +78,12 @@ def text_encoder(model: nn.Module) -> Transformer:
     return model
 
 
-def _refuse_headless(model: nn.Module) -> None:
+def refuse_headless(model: nn.Module) -> None:
+    """Refuse a Transformer that has no head for words.
+
+    Raises:
+        RequestError: ``models.no_vocabulary_head``.
+    """
     if isinstance(model, Transformer) and "language_model" not in model.config.heads:
         heads = ", ".join(sorted(model.config.heads)) or "-"
         raise RequestError("models.no_vocabulary_head", kind=_kind(model), heads=heads)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
 from wenlu.core.log import notice
-from wenlu.models.config import Head
+from wenlu.models.build import family
+from wenlu.models.config import Head, TransformerConfig
+from wenlu.models.families._files import HFConfig
+from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.initialization import initialize
 from wenlu.models.transformer import Transformer, on_meta
 
@@ -20,7 +24,7 @@ def with_heads(model: nn.Module, heads: AbstractSet[Head], *, seed: int) -> nn.M
     """
     if not isinstance(model, Transformer) or heads <= model.config.heads:
         return model
-    made = on_meta(replace(model.config, heads=model.config.heads | heads))
+    made = on_meta(_with_heads(model.config, heads, model.kind))
     made.kind = model.kind
     parameters = dict(model.named_parameters())
     if all(parameter.is_meta for parameter in parameters.values()):
@@ -31,6 +35,16 @@ def with_heads(model: nn.Module, heads: AbstractSet[Head], *, seed: int) -> nn.M
     assert not unexpected and all(name.startswith("head.") for name in missing)
     notice("tasks.new_heads", names=", ".join(sorted({name.split(".")[1] for name in missing})))
     return made
+
+
+def _with_heads(config: TransformerConfig, heads: AbstractSet[Head], kind: str | None) -> TransformerConfig:
+    """The config with these heads as well; a head for words that is added has the bias that its kind has."""
+    bias = config.head_bias
+    if "language_model" in heads - config.heads and kind is not None:
+        made = family(kind)
+        if isinstance(made, TransformerFamily):
+            bias = made.config(HFConfig(made.written(config), Path("config.json"))).head_bias
+    return replace(config, heads=config.heads | heads, head_bias=bias)
 
 
 def with_ids(model: nn.Module, **ids: int) -> nn.Module:

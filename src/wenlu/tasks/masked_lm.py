@@ -19,7 +19,7 @@ from wenlu.data.store import Int64Array, TokenStore
 from wenlu.models.config import Head
 from wenlu.tasks import _targets
 from wenlu.tasks._base import IGNORE_INDEX, Architecture, Batch, Carried, Encoder, Finding, Loss, Score, Skip, Term
-from wenlu.tasks._heads import with_ids
+from wenlu.tasks._heads import with_heads, with_ids
 from wenlu.tasks._masking import MaskSettings, mask
 from wenlu.tasks._rows import DrawnRows, Row, fill, row_generators, stack
 from wenlu.tasks._targets import Guesses
@@ -50,7 +50,8 @@ class MaskedLM:
         return MASK[0], START[0], SEPARATOR[0]
 
     def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
-        """A language model is its own head; padding has its id."""
+        """The head for words, and those of the task; padding has its id."""
+        model = with_heads(model, self.heads | {"language_model"}, seed=seed)
         return with_ids(model, pad_token_id=tokenizer.pad_id)
 
     def epoch(

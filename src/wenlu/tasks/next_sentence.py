@@ -5,9 +5,9 @@ two where a sentence begins. Where B does not follow, ``next_sentence`` puts tex
 the same source, which is the file and the language that a document came from, so that neither topic nor language gives
 the answer away; ``sentence_order`` exchanges the two (Lan et al. 2020, section 3.1).
 
-Nor may the form of B give it away. Both kinds of B begin where a sentence does, if one does, have the length that both
-could have, and end wherever they end, but not with their document; parts that are exchanged begin and end with whole
-sentences.
+Nor may the form of B give it away. Both kinds of B begin inside their documents, by one rule where a sentence does, or
+neither does; have the length that both could have; and end wherever they end, but not with their document. Parts that
+are exchanged begin and end with whole sentences.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from wenlu.data.packing import Piece, PieceWindows
 from wenlu.data.store import Int64Array, TokenStore
 from wenlu.models.config import Head
 from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
-from wenlu.tasks._heads import with_heads
 from wenlu.tasks._masking import MaskSettings
 from wenlu.tasks._rows import DrawnRows, Row, fill
 from wenlu.tasks._targets import Guesses, guessed
@@ -70,10 +69,6 @@ class NextSentence(MaskedLM):
 
     def __init__(self, settings: PairSettings | None = None) -> None:
         super().__init__(settings or PairSettings())
-
-    def equip(self, model: nn.Module, tokenizer: Tokenizer, *, seed: int) -> nn.Module:
-        """The head of pairs and its pooler."""
-        return with_heads(super().equip(model, tokenizer, seed=seed), self.heads, seed=seed)
 
     def epoch(
         self,
@@ -166,13 +161,15 @@ class NextSentence(MaskedLM):
         text = store.read(piece.first, piece.stop)
         if sources is None:
             return self._ordered(text, vocabulary, generator)
-        cut = _cut(text, vocabulary, generator)
-        other = sources.text(piece, len(text) - cut, vocabulary, generator)
+        cut, is_sentence = _beginning(text, _place(text, generator), vocabulary)
+        most = len(text) - cut
+        other, other_is_sentence = sources.text(piece, most + 1, vocabulary, generator)
         is_other = generator.random() < self.settings.negative_rate
-        length = min(len(text) - cut, len(other))
-        if piece.last:  # a B that ends with its document would be known by it
+        length = min(most, len(other))
+        if piece.last or len(other) <= most:  # a B that ends with its document would be known by it
             length -= int(generator.integers(1, max(2, length // 4)))
-        if min(cut, length) < _LEAST:
+        is_short = not is_sentence and len(text) <= 2 * _LOOKED
+        if min(cut, length) < _LEAST or is_sentence != other_is_sentence or is_short:
             return text, text[:0], IGNORE_INDEX
         second = other if is_other else text[cut:]
         return text[:cut], second[:length], IS_OTHER if is_other else IS_NEXT
@@ -208,8 +205,10 @@ class Sources:
         self._range = np.empty((len(keys), 2), dtype=np.int64)  # of a document: its source's tokens, in the order
         self._range[self._order] = np.stack([self._starts[first], self._starts[stops]], axis=1)[inverse]
 
-    def text(self, piece: Piece, most: int, vocabulary: Vocabulary, generator: np.random.Generator) -> Int64Array:
-        """At most ``most`` tokens from another place of the piece's source, from where a sentence begins.
+    def text(
+        self, piece: Piece, most: int, vocabulary: Vocabulary, generator: np.random.Generator
+    ) -> tuple[Int64Array, bool]:
+        """At most ``most`` tokens from inside another place of the piece's source, and whether a sentence begins there.
 
         Every token is as likely to be near; of some places that which has most text behind it is taken. Empty where
         the source has no other text.
@@ -219,17 +218,16 @@ class Sources:
         numbers = np.searchsorted(self._starts, places, side="right") - 1
         documents = self._order[numbers]
         starts, ends = self._store.bounds[documents], self._store.bounds[documents + 1] - 1
-        begins = np.clip(starts + places - self._starts[numbers], starts, np.maximum(ends - most, starts))
-        lows, stops = np.maximum(begins - _LOOKED, starts), np.minimum(begins + most, ends)
-        apart = (lows >= piece.stop) | (stops <= piece.first)
+        latest = np.maximum(ends - most, (starts + ends) // 2)
+        begins = np.maximum(np.minimum(starts + places - self._starts[numbers], latest), starts + _LEAST)
+        lows, stops = np.maximum(begins - _LOOKED, starts + _LEAST - 1), np.minimum(begins + _LOOKED + most, ends)
+        apart = ((lows >= piece.stop) | (stops <= piece.first)) & (begins < stops)
         best = int(np.argmax(np.where(apart, stops - begins, 0)))
         if not apart[best]:
-            return np.zeros(0, dtype=np.int64)
-        text, before = self._store.read(int(lows[best]), int(stops[best])), int(begins[best] - lows[best])
-        sentences = np.flatnonzero(vocabulary.ends_sentence[text[:before]]) + 1
-        if lows[best] == starts[best]:
-            sentences = np.append(0, sentences)
-        return text[int(sentences[-1]) if len(sentences) else before :][:most]
+            return np.zeros(0, dtype=np.int64), False
+        text = self._store.read(int(lows[best]), int(stops[best]))
+        begin, is_sentence = _beginning(text, int(begins[best] - lows[best]), vocabulary)
+        return text[begin:][:most], is_sentence
 
 
 def _place(text: Int64Array, generator: np.random.Generator) -> int:
@@ -237,14 +235,13 @@ def _place(text: Int64Array, generator: np.random.Generator) -> int:
     return int(generator.integers(len(text) // 4, max(len(text) * 3 // 4, len(text) // 4 + 1)))
 
 
-def _cut(text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> int:
-    """Where a sentence begins near a place in the middle, or that place in a long text; 0 in a short one."""
-    place = _place(text, generator)
+def _beginning(text: Int64Array, place: int, vocabulary: Vocabulary) -> tuple[int, bool]:
+    """Where the sentence nearest to a place begins inside a text, and True; the place and False if none is near."""
     low, high = max(place - _LOOKED, 0), min(place + _LOOKED, len(text) - 1)
     sentences = low + 1 + np.flatnonzero(vocabulary.ends_sentence[text[low:high]])
-    if len(sentences):
-        return int(sentences[np.argmin(np.abs(sentences - place))])
-    return place if len(text) > 2 * _LOOKED else 0
+    if not len(sentences):
+        return place, False
+    return int(sentences[np.argmin(np.abs(sentences - place))]), True
 
 
 def _pair_logits(module: nn.Module, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
