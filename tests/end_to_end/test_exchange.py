@@ -21,12 +21,14 @@ from wenlu.bundle import load_bundle, save_bundle
 from wenlu.cli.main import main
 from wenlu.core import plugins
 from wenlu.core.publication import verify
+from wenlu.evaluation.parity import PROMPTS
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models import pickled
 from wenlu.models.build import FAMILIES, build_model, family
 from wenlu.models.checkpoint import load_model
 from wenlu.models.config import ModelSettings
 from wenlu.models.families._transformer import TransformerFamily
+from wenlu.models.transformer import Transformer
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -273,6 +275,41 @@ def test_parity_of_other_tokenizers_is_refused(checkpoint: Path, tmp_path: Path)
     shutil.copytree(checkpoint, tmp_path / "other")
     tiny("characters").save(tmp_path / "other")
     assert refusal(wenlu("parity", checkpoint, tmp_path / "other"))["id"] == "evaluation.parity_tokens"
+
+
+def test_parity_does_not_pass_over_what_is_no_number(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "same")
+    tensors = load_file(checkpoint / "model.safetensors")
+    [seldom, *_] = sorted(set(TOKENIZER.encode(PROMPTS[9])) - set(TOKENIZER.encode(PROMPTS[0])))  # not in the first
+    tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"].clone()
+    tensors["transformer.wte.weight"][seldom] = float("nan")
+    save_file(tensors, tmp_path / "same/model.safetensors", metadata={"format": "pt"})
+    found = wenlu("parity", checkpoint, tmp_path / "same", "--threshold", 1e9)
+    assert refusal(found, code=3)["id"] == "evaluation.parity_above"
+
+
+def test_parity_compares_every_head(tmp_path: Path) -> None:
+    settings = ModelSettings(kind="bert", hidden_size=16, num_heads=2, num_layers=1)
+    new = build_model(settings, vocab_size=VOCAB, end_id=TOKENIZER.end_id, sequence_length=16, seed=1).eval()
+    config = replace(new.config, heads=frozenset({"pooler", "sequence"}), labels=("no", "yes"), head_bias=False)
+    parts = {"one": None, "judge": "head.classifier.weight", "pooler": "head.pooler.weight"}
+    for name, part in parts.items():
+        model = Transformer(config)
+        model.load_state_dict(new.state_dict(), strict=False)
+        randomize(model)
+        if part is not None:
+            with torch.no_grad():
+                model.get_parameter(part).mul_(2)
+        (tmp_path / name).mkdir()
+        model.kind = "bert"
+        save_bundle(tmp_path / name, model=model, tokenizer=TOKENIZER)
+    for name in ("judge", "pooler"):
+        found = wenlu("parity", tmp_path / name, tmp_path / "one", "--threshold", 1e-2)
+        assert refusal(found, code=3)["id"] == "evaluation.parity_above"
+    (tmp_path / "words").mkdir()
+    save_bundle(tmp_path / "words", model=new, tokenizer=TOKENIZER)
+    message = refusal(wenlu("parity", tmp_path / "one", tmp_path / "words"))
+    assert message["id"] == "evaluation.parity_heads" and "pooler, sequence" in message["found"]
 
 
 def as_pickle(checkpoint: Path, state: object, name: str = "pytorch_model.bin") -> None:

@@ -128,6 +128,9 @@ def test_shards(directory: Path) -> None:
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert equal(loaded(directory), model)
+    del index["weight_map"]["lm_head.weight"]
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert equal(loaded(directory), model), "what lies in a shard is used, whether the index names it or not"
 
 
 def test_a_missing_shard(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +147,35 @@ def test_a_shard_outside_the_directory(directory: Path, monkeypatch: pytest.Monk
     assert "elsewhere" in refusal(directory, "models.weights_damaged", monkeypatch)
 
 
-@pytest.mark.parametrize("declared", [False, True])
-def test_tied_or_not_is_decided_by_the_tensors(declared: bool, directory: Path) -> None:
-    edit_config(directory, tie_word_embeddings=declared)
-    assert loaded(directory).config.tie_embeddings is False  # there is another output matrix
+def test_tied_or_not_is_decided_by_the_tensors(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = weights(directory)
+    edit_config(directory, tie_word_embeddings=True)
+    assert loaded(directory).config.tie_embeddings is False  # there is another output matrix
     del tensors["lm_head.weight"]
     write_weights(directory, tensors)
     assert loaded(directory).config.tie_embeddings is True  # there is none
+    edit_config(directory, tie_word_embeddings=None)
+    assert loaded(directory).config.tie_embeddings is True
+    edit_config(directory, tie_word_embeddings=False)
+    assert "lm_head.weight" in refusal(directory, "models.tensors_missing", monkeypatch)
+    edit_config(directory, architectures=None)
+    assert "lm_head.weight" in refusal(directory, "models.tensors_missing", monkeypatch)
+    edit_config(directory, architectures=["LlamaModel"])  # a class that never has one
+    assert loaded(directory).config.tie_embeddings is True
+
+
+def test_layers_that_no_file_holds_are_refused_before_they_are_built(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    whole = Transformer.__init__
+    monkeypatch.setattr(
+        Transformer, "__init__", lambda self, config: (built.append(config.main.num_layers), whole(self, config))[1]
+    )
+    edit_config(directory, num_hidden_layers=200)
+    message = refusal(directory, "models.tensors_missing", monkeypatch)
+    assert "model.layers.2.input_layernorm.weight" in message
+    assert set(built) == {1}
 
 
 @pytest.mark.parametrize("declared", [False, True])

@@ -1,7 +1,9 @@
-"""Whether two models compute the same: their logits on a fixed set of texts in English, Chinese and code."""
+"""Whether two models compute the same: the logits of all their heads on fixed texts in English, Chinese and code."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -37,7 +39,10 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class PromptParity:
-    """One text: the greatest difference of a logit, relative to the greatest; how often the best token is the same."""
+    """One text: the greatest difference of a logit, relative to the greatest of its head; how often the best agree.
+
+    A difference is infinite where one model's logit is not a number.
+    """
 
     text: str
     tokens: int
@@ -57,7 +62,7 @@ class Parity:
     @property
     def difference(self) -> float:
         """The greatest difference, relative to the greatest logit of the second model on that text."""
-        return max(prompt.difference for prompt in self.prompts)
+        return _greatest(prompt.difference for prompt in self.prompts)
 
     def as_record(self) -> dict[str, object]:
         """All figures for JSON."""
@@ -65,7 +70,7 @@ class Parity:
             "first": self.first,
             "second": self.second,
             "difference": self.difference,
-            "absolute": max(prompt.absolute for prompt in self.prompts),
+            "absolute": _greatest(prompt.absolute for prompt in self.prompts),
             "prompts": [asdict(prompt) for prompt in self.prompts],
         }
 
@@ -75,9 +80,13 @@ def compare(first: str, second: str) -> Parity:
 
     Raises:
         CheckpointError: a model cannot be loaded.
-        RequestError: ``evaluation.parity_tokens`` when they do not read the texts as the same ids.
+        RequestError: ``evaluation.parity_tokens`` when they do not read the texts as the same ids,
+            ``evaluation.parity_heads`` when they do not have the same heads.
     """
     bundles = load_bundle(first), load_bundle(second)
+    heads = [", ".join(sorted(_heads(bundle))) or "-" for bundle in bundles]
+    if heads[0] != heads[1]:
+        raise RequestError("evaluation.parity_heads", first=first, second=second, found=heads[0], other=heads[1])
     prompts = tuple(_compare(*bundles, text) for text in PROMPTS)
     return Parity(str(bundles[0].path), str(bundles[1].path), prompts)
 
@@ -90,24 +99,40 @@ def _compare(first: Bundle, second: Bundle, text: str) -> PromptParity:
         raise RequestError("evaluation.parity_tokens", first=first.path, second=second.path, text=text[:40])
     limits = [_max_positions(bundle) for bundle in (first, second)]
     ids = ids[: min(limit for limit in (*limits, len(ids)) if limit is not None)] or [first.tokenizer.end_id]
-    one, other = _logits(first, ids), _logits(second, ids)
+    pairs = list(zip(_outputs(first, ids), _outputs(second, ids), strict=True))
+    parts = [_differences(one, other) for one, other in pairs]
+    absolute, relative = (_greatest(part[number] for part in parts) for number in (0, 1))
+    return PromptParity(text, len(ids), relative, absolute, min(part[2] for part in parts))
+
+
+def _differences(one: Tensor, other: Tensor) -> tuple[float, float, float]:
+    """Of a head: the greatest difference of a logit, that relative to the greatest, and how often the best agree."""
     size = min(one.shape[-1], other.shape[-1])  # rows beyond the tokenizer's ids may have been added for speed
     one, other = one[..., :size].double(), other[..., :size].double()
     absolute = (one - other).abs().max().item()
     same = (one.argmax(-1) == other.argmax(-1)).double().mean().item()
-    return PromptParity(text, len(ids), absolute / max(other.abs().max().item(), 1e-30), absolute, same)
+    return absolute, absolute / max(other.abs().max().item(), 1e-30), same
+
+
+def _greatest(differences: Iterable[float]) -> float:
+    """The greatest; infinite when one is not a number, which ``max`` would pass over."""
+    return max(difference if math.isfinite(difference) else math.inf for difference in differences)
+
+
+def _heads(bundle: Bundle) -> frozenset[str]:
+    return frozenset(bundle.model.config.heads) if isinstance(bundle.model, Transformer) else frozenset()
 
 
 @torch.inference_mode()
-def _logits(bundle: Bundle, ids: list[int]) -> Tensor:
-    """Logits (S, V), or hidden states (S, D) of a model without an output matrix.
+def _outputs(bundle: Bundle, ids: list[int]) -> list[Tensor]:
+    """What each head makes of a text, (S, V) or (labels); of a model without heads its hidden states (S, D).
 
     An encoder-decoder reads the text on both sides, or hears the same noise for every text.
     """
     model, ids_1S = bundle.model, torch.tensor([ids])
     if not isinstance(model, Transformer):
         logits_1SV: Tensor = model(ids_1S)
-        return logits_1SV[0]
+        return [logits_1SV[0]]
     memory = None
     if model.config.encoder is not None and model.config.decoder is not None:
         source = ids_1S
@@ -116,7 +141,13 @@ def _logits(bundle: Bundle, ids: list[int]) -> Tensor:
             source = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         memory = model.encode(source)
     hidden_1SD = model.hidden(ids_1S, memory=memory)
-    return (model.logits(hidden_1SD) if "language_model" in model.config.heads else hidden_1SD)[0]
+    heads = model.config.heads
+    outputs = [model.head.judge(head, hidden_1SD) for head in sorted(heads - {"language_model", "pooler"})]
+    if "language_model" in heads:
+        outputs.append(model.logits(hidden_1SD))
+    if "pooler" in heads:
+        outputs.append(model.head.pooled(hidden_1SD))
+    return [output[0] for output in outputs or [hidden_1SD]]
 
 
 def _max_positions(bundle: Bundle) -> int | None:

@@ -144,7 +144,7 @@ class Weights:
 
     def __enter__(self) -> Weights:
         for path in sorted(set(self.files.values())):
-            self._open(path)
+            self.files |= {name: path for name in self._open(path).keys() if name not in self.files}  # noqa: SIM118
         if not self.files:  # one file without an index
             path = self.directory if is_gguf(self.directory) else self.directory / WEIGHTS
             self.files = dict.fromkeys(self._open(path).keys(), path)

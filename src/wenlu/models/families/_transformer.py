@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
@@ -31,6 +32,7 @@ SETTINGS = Path("run.toml")  # where the values of a new model come from, in mes
 
 _KINDS = ("weight", "bias", "")
 _OUTPUT, _CLASSIFIER = "head.output", "head.classifier"
+_STACKS = ("encoder", "decoder")
 _TOKENS = ("encoder.embeddings.token", "decoder.embeddings.token")
 _HEADS: dict[str, Head] = {
     "head.transform.dense": "language_model",
@@ -161,6 +163,7 @@ class TransformerFamily:
             del left[copy]
         values = HFConfig(hf, path)
         config = self._by_tensors(self.config(values), values, names, weights)
+        self._refuse_absent_layers(config, names, path)
         model = self._empty(config)
         state: dict[str, Tensor] = {}
         missing = []
@@ -252,6 +255,33 @@ class TransformerFamily:
                         yield theirs, entry, {name: parameters[name] for name in names}
         assert not left, f"{self.model_type}: the table fills no {sorted(left)}"
 
+    def _refuse_absent_layers(self, config: TransformerConfig, names: Mapping[str, str], path: Path) -> None:
+        """Refuse a config of far more layers than the file can hold, before time is spent on building them.
+
+        Raises:
+            CheckpointError: ``models.tensors_missing``.
+        """
+        one = [replace(stack, num_layers=1, num_distinct_layers=None) if stack else None for stack in _both(config)]
+        small = replace(config, encoder=one[0], decoder=one[1])
+        asked = {name: stack and stack.distinct_layers for name, stack in zip(_STACKS, _both(config), strict=True)}
+        first = [
+            (theirs, entry.theirs.split("{}")[0], asked[entry.ours[0].split(".")[0]] or 0)
+            for theirs, entry, _ in self._rows(small, dict(self._empty(small).named_parameters()))
+            if "{}" in entry.theirs
+        ]
+        needed = sum(number for *_, number in first)
+        if needed <= 2 * len(names):
+            return
+        every = (
+            f"{start}{number}{theirs.removeprefix(f'{start}0')}"
+            for theirs, start, layers in first
+            for number in range(layers)
+        )
+        missing = list(islice((name for name in every if name not in names), 6))
+        raise CheckpointError(
+            "models.tensors_missing", names=_some(missing), count=needed - len(names), path=path.parent
+        )
+
     def _canonical(self, name: str, known: set[str]) -> str:
         """Their name with the family's prefix, whether the file has it or not; old files say gamma and beta."""
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
@@ -265,6 +295,10 @@ class TransformerFamily:
         """The config with the heads that the file has; tied is what has no output matrix of its own.
 
         What a classifier judges, a row or each token, only the name of the architecture may say.
+
+        Raises:
+            CheckpointError: ``models.tensors_missing`` when the config.json says that the output matrix is one of its
+                own and the file has none, unless it says too that it is of a class without one.
         """
         heads: set[Head] = set()
         classes = 0
@@ -281,6 +315,11 @@ class TransformerFamily:
         output = next((names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours == (_OUTPUT,)), None)
         embedding = next(names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours[0] in _TOKENS)
         tied = output is None
+        if tied and hf.values.get("tie_word_embeddings") is False and "language_model" in heads:
+            bare = [name for name in hf.names("architectures") if name not in self.architectures]
+            if not any(name.endswith("Model") for name in bare):
+                matrix = next(f"{entry.theirs}.weight" for entry in self.entries if entry.ours == (_OUTPUT,))
+                raise CheckpointError("models.tensors_missing", names=matrix, count=1, path=hf.path.parent)
         if output is not None and config.tie_embeddings and embedding is not None:
             tied = torch.equal(weights.read(output), weights.read(embedding))
         biases = {entry.theirs for entry in self.entries if entry.ours == ("head.bias",)}
@@ -344,6 +383,10 @@ def resolved(config: TransformerConfig) -> TransformerConfig:
         )
 
     return replace(config, encoder=written_out(config.encoder), decoder=written_out(config.decoder))
+
+
+def _both(config: TransformerConfig) -> tuple[StackConfig | None, StackConfig | None]:
+    return config.encoder, config.decoder
 
 
 def _numberless(name: str) -> str:
