@@ -142,6 +142,11 @@ BOMBS = {
     "wide percent, given": "{{ '%*d' % (10 ** 9, 1) }}",
     "wide format": "{{ '{:1000000000}'.format(1) }}",
     "wide format, given": "{{ '{:{}}'.format(1, 10 ** 9) }}",
+    "wide percent behind a key": "{{ '%(a)900000000s' % {'a': 1} }}",
+    "wide format behind brackets": "{{ '{0[}]:>900000000}'.format({'}': 1}) }}",
+    "wide format behind braces": "{{ '{0[{]:>900000000}'.format({'{': 1}) }}",
+    "wide filter behind a key": "{{ '%(a%s)900000000s' | format(**{'a%s': 1}) }}",
+    "own pattern of percents": "{{ ('%(' * 150000) % {'a': 1} }}",
     "wide filter": "{{ '%1000000000d' | format(1) }}",
     "many fields": LONG + "{{ ('{0}' * 9000).format(s) }}",
     "wide indent": "{{ 'a\nb' | indent(10 ** 9) }}",
@@ -233,6 +238,11 @@ def test_no_template_works_or_grows_without_end(figure: Figure) -> None:
     assert slowest[1] <= SECONDS, slowest
     assert peak <= MEBIBYTES
     figure(f"{len(BOMBS)} bombs: stopped after {slowest[1]:.2f} s at most ({slowest[0]}), {peak:.0f} MiB resident")
+
+
+def test_formats_that_are_not_wide_are_rendered() -> None:
+    template = "{{ '%s, 2024' | format('a') }} {{ '{{{:>5}}} {} 2024'.format('b', 3) }} {{ '%(k)03d' | format(k=7) }}"
+    assert outcome(template) == "rendered: a, 2024 {    b} 3 2024 007"
 
 
 def test_the_bounds_are_of_one_rendering() -> None:

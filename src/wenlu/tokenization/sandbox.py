@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import string
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,8 +58,9 @@ _METHODS = frozenset({
 _MAKERS = (nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict, nodes.Compare)
 _FORBIDDEN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.EvalContextModifier)
 _METHOD_TYPES = (types.BuiltinMethodType, types.MethodType, types.MethodWrapperType)
-_WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{4})")
-_WIDE_BRACES = re.compile(r"\{[^{}:]*:[^{}]*(?:\{|\d{4})")
+# After a mapping key, which may hold anything, any wide number is refused. The atomic group keeps the search linear.
+_WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{4})|\A(?>.*?%\().*(?:\*|\d{4})", re.DOTALL)
+_WIDE_BRACES = re.compile(r"\{|\d{4}")  # of what stands behind the colon of a field
 _WIDEST = 100  # of an indentation, and digits of a rounding
 _PAID, _COUNTED = "paid value", "counted items"  # filters that no template can name
 
@@ -227,7 +229,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if method.__name__ == "replace":
                 return _pay(_replace(owner, *args, **kwargs))
             if method.__name__ in ("format", "format_map"):
-                _check_format(_WIDE_BRACES, "{", owner, args, kwargs)
+                _check_format("{", owner, args, kwargs)
         return _pay(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -238,7 +240,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 if isinstance(times, int) and not isinstance(repeated, int | float):
                     _expect(times * _weight(repeated))
         elif operator == "%" and isinstance(left, str):
-            _check_format(_WIDE_PERCENT, "%", left, right)
+            _check_format("%", left, right)
         elif operator == "+":
             _expect(_weight(left, right))
         return _pay(super().call_binop(context, operator, left, right))
@@ -255,10 +257,11 @@ def _check_search(text: str, *sought: object) -> None:
     _expect(len(text) * longest // 100)
 
 
-def _check_format(wide: re.Pattern[str], mark: str, text: str, *values: object) -> None:
-    if wide.search(text):
-        raise LimitError("format")
+def _check_format(mark: Literal["%", "{"], text: str, *values: object) -> None:
     _expect(len(text) + text.count(mark) * (10 * _weight(values) + 1000))
+    specifications = (spec or "" for _, _, spec, _ in string.Formatter().parse(text)) if mark == "{" else ()
+    if any(map(_WIDE_BRACES.search, specifications)) or (mark == "%" and _WIDE_PERCENT.search(text)):
+        raise LimitError("format")
 
 
 def _join(
@@ -290,7 +293,7 @@ def _indentation(width: int | str) -> int:
 
 
 def _format(text: object, *args: object, **kwargs: object) -> str:
-    _check_format(_WIDE_PERCENT, "%", str(text), args, kwargs)
+    _check_format("%", str(text), args, kwargs)
     return str(text) % (kwargs or args)
 
 
