@@ -61,6 +61,14 @@ def test_what_a_message_makes_with_its_neighbours_is_text_too(
     assert [id for id in encoded.ids if id in tokenizer.special_ids] == [encoded.ids[-1]]
 
 
+def test_what_a_template_writes_between_parts_of_special_tokens_is_special(tmp_path: Path) -> None:
+    save_with_template(tmp_path, "{{ messages[0].content }}<|im_end|>{{ messages[1].content }}")
+    tokenizer = Tokenizer.load(tmp_path)
+    encoded = encode_chat(tokenizer, conversation("is a <", "> yes"))
+    assert encoded.text == "is a <<|im_end|>> yes"
+    assert [id for id in encoded.ids if id in tokenizer.special_ids] == tokenizer.encode_marked("<|im_end|>")
+
+
 def test_a_template_may_look_for_a_special_string_in_a_message(tmp_path: Path) -> None:
     template = "{{ '</s>' in messages[0].content }} {{ messages[0].content.split('</s>')[-1] }}</s>"
     save_with_template(tmp_path, template)

@@ -136,12 +136,14 @@ def _compiled(template: str) -> Template:
 
 
 class _Marks:
-    """Two characters that no message and no template has, around the strings of special tokens inside messages."""
+    """Characters that no message and no template has: two around the strings of special tokens inside messages, and one
+    that keeps what the template writes from being read together with a message's end.
+    """
 
     def __init__(self, special: Mapping[str, int], texts: Sequence[str]) -> None:
         used = set().union(*texts)
         unused = (character for code in _PRIVATE_USE if (character := chr(code)) not in used)
-        self._start, self._end = next(unused), next(unused)
+        self._start, self._end, self._edge = next(unused), next(unused), next(unused)
         self._ids = special
         tokens = sorted(filter(None, special), key=len, reverse=True)
         either = "|".join(map(re.escape, tokens)) or "(?!)"
@@ -156,14 +158,14 @@ class _Marks:
         marked = self._special.sub(lambda match: f"{self._start}{match[0]}{self._end}", text)
         lengths = range(1, self._longest)
         if any(text[:length] in self._endings for length in lengths):
-            marked = self._end + marked
+            marked = self._edge + marked
         if any(text[-length:] in self._beginnings for length in lengths):
-            marked += self._start
+            marked += self._edge
         return marked
 
     def removed(self, text: str) -> str:
         """The text without marks."""
-        return text.replace(self._start, "").replace(self._end, "")
+        return text.translate(dict.fromkeys(map(ord, (self._start, self._end, self._edge))))
 
     def pieces(self, rendered: str) -> Iterator[str | int]:
         """What the template wrote, as text and as ids of special tokens."""
