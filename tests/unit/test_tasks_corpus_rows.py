@@ -178,6 +178,26 @@ def test_the_form_of_a_pair_does_not_tell_its_label(length: int, epochs: int, to
         assert abs(means[0] - means[1]) <= 5 * error + 0.02 * means[0], (means, error)
 
 
+def test_neither_kind_of_second_part_begins_a_document_or_more_often_a_sentence(tokenizer: Tokenizer) -> None:
+    """Documents begin with "*"; sentences are of 5 to 14 letters or so long that none begins near most places."""
+    draw = np.random.default_rng(8)
+    documents = []
+    for size in (10, 10, 10, 400) * 8:
+        sentences = [
+            "".join(draw.choice(list(LETTERS), size=int(draw.integers(size // 2, size + 5)))) for _ in range(9)
+        ]
+        documents.append("*" + "".join(f"-{sentence}." for sentence in sentences))
+    settings = TokenizerSettings(kind="characters", vocab_size=99, special_tokens=("[MASK]", "[CLS]", "[SEP]"))
+    starred = Tokenizer.train([LETTERS + "-.*"] * 3, settings)
+    pairs = pairs_of(rows_of(NextSentence(), store_of(starred, documents), starred, 160, epochs=20), starred)
+    assert not any(second.startswith("*") for _, second, _, _ in pairs)
+    begins = {label: [second[0] == "-" for _, second, one, _ in pairs if one == label] for label in (IS_NEXT, IS_OTHER)}
+    share = float(np.mean([*begins[IS_NEXT], *begins[IS_OTHER]]))
+    assert 0.2 < share < 0.95, "both with sentences and without"
+    error = math.sqrt(share * (1 - share) * sum(1 / len(found) for found in begins.values()))
+    assert abs(np.mean(begins[IS_NEXT]) - np.mean(begins[IS_OTHER])) <= 4 * error, (share, error)
+
+
 def test_rows_of_pairs_are_nearly_full(store: TokenStore, tokenizer: Tokenizer) -> None:
     for pairs in ("next_sentence", "sentence_order"):
         rows = rows_of(NextSentence(PairSettings(pairs=pairs)), store, tokenizer, 100)  # type: ignore[arg-type]
