@@ -146,3 +146,21 @@ def test_a_classifier_is_not_gone_on_from_as_a_decoder(first: tuple[str, ...]) -
     refused = wenlu("train", *COMMON, *first, "model.start=bare", "--data", "nowhere.txt", "-o", "second")
     assert refused.exit_code == 2 and "qwen3; heads: sequence" in refused.stderr, refused.output
     assert not Path("second").exists()
+
+
+@pytest.mark.parametrize("first", [TRANSFORMER], ids=["causal"], indirect=True)
+def test_a_model_that_is_counted_goes_on_from_none(first: tuple[str, ...]) -> None:
+    words = ("--preset", "ngram-5", "data.document=line", "model.start=first", "--data", "new.txt", "-o", "second")
+    refused = wenlu("train", *words)
+    assert refused.exit_code == 2 and "model.start" in refused.stderr, refused.output
+    assert not Path("second").exists()
+
+
+@pytest.mark.parametrize("first", [BERT], ids=["masked"], indirect=True)
+def test_a_plan_counts_the_heads_of_the_task(first: tuple[str, ...]) -> None:
+    task = ("--preset", "bert-tiny", "train.budget=none", "task.name=next_sentence", "model.start=first")
+    planned = wenlu("plan", *COMMON, *task, "--data", "new.txt", "--json")
+    assert planned.exit_code == 0, planned.output
+    before = sum(parameter.numel() for parameter in load_bundle("first").model.parameters())
+    pooler, pair = 16 * 16 + 16, 2 * 16 + 2
+    assert json.loads(planned.stdout)["parameters"]["total"] == before + pooler + pair

@@ -40,7 +40,7 @@ def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = No
     """Open the corpus.
 
     Raises:
-        SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules.
+        SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules, or for ``model.start``.
     """
     settings = resolved.value
     because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
@@ -48,6 +48,8 @@ def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = No
         keys = [field.name for field in fields(getattr(settings, table)) if field.name not in read]
         for key, value in changed(getattr(settings, table), table, keys).items():
             raise unused_setting(key, value, because=because)
+    if settings.model.start is not None:
+        raise unused_setting("model.start", settings.model.start, because=because)
     check_windows(settings, None)
     return Fitting(resolved, store or open_store(settings))
 

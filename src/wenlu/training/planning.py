@@ -25,6 +25,8 @@ from wenlu.core.publication import sweep
 from wenlu.core.settings import Resolved, to_toml
 from wenlu.data.settings import DataSettings
 from wenlu.models.config import LanguageModel
+from wenlu.tasks._base import CorpusObjective
+from wenlu.tasks._heads import with_heads
 from wenlu.training.duration import Duration, Pace
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.memory import MemoryParts, memory_parts
@@ -105,13 +107,15 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
     refuse_unread_by_store(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
         raise SettingsError("training.plan_fitted", kind=resolved.value.model.kind)
-    resolved, _ = resolve_settings(absolute_paths(resolved))
+    resolved, task = resolve_settings(absolute_paths(resolved))
     settings, train = resolved.value, resolved.value.train
     free = machine.memory().free if train.device == "cpu" else torch.cuda.mem_get_info()[0]
     with _scratch(machine.nearest_folder(target)) as folder:
         corpus, sample = look_at_corpus(settings, folder)
         with torch.device("meta"):
             model = create_model(settings, vocab_size=corpus.vocab_size, end_id=0, train_tokens=corpus.train_tokens)
+        if isinstance(task, CorpusObjective):
+            model = with_heads(model, task.heads | {"language_model"}, seed=train.seed)
         parts = memory_parts(model, settings)
         found: Trial | Notice = Notice("plan.trial_too_large")
         if free is None or parts.peak(accumulation=train.accumulation) <= free:
