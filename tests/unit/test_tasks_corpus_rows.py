@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,18 @@ def test_accuracy_counts_text_alone_and_is_set_beside_the_most_frequent_token() 
     assert (found["loss"].value, found["loss"].count) == (1.0, 4)
     assert (found["accuracy"].value, found["accuracy"].count) == (pytest.approx(1 / 3), 3)
     assert found["unigram_accuracy"].value == pytest.approx(2 / 3)
+
+
+def test_no_target_is_no_perfect_score_and_no_pair_is_no_score() -> None:
+    none = Guesses(np.zeros(0), *(np.zeros(0, dtype=np.int64),) * 2, np.zeros(0, dtype=np.bool_))
+    some = Guesses(np.array([-1.0]), np.array([1]), np.array([1]), np.array([True]))
+    for task in map(objective, OBJECTIVES):
+        with pytest.raises(DataError) as error:
+            task.scores([replace(none, pairs=some), none])
+        assert error.value.id == "evaluation.no_targets"
+    task = objective("next_sentence")
+    assert set(task.scores([replace(some, pairs=none)])) == {"loss", "accuracy", "unigram_accuracy"}
+    assert task.scores([replace(some, pairs=some)])["pair_loss"].count == 1
 
 
 # ---- cut-out spans ----

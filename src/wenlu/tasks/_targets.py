@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wenlu.core.errors import DataError
 from wenlu.tasks._base import IGNORE_INDEX, Score, Term
 from wenlu.tasks._chunked import chunked_cross_entropy
 
@@ -82,15 +83,21 @@ def _of_logits(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scores(parts: Sequence[Guesses], *, what: str, counted: str | None = None) -> dict[str, Score]:
-    """Loss over all targets, and accuracy over those that count, beside that of always guessing the most frequent."""
+    """Loss over all targets, and accuracy over those that count, beside that of always guessing the most frequent.
+
+    Raises:
+        DataError: ``evaluation.no_targets``: what has no target would score as well as a perfect model.
+    """
     counted = counted or what
     count = sum(len(part.labels) for part in parts)
+    if not count:
+        raise DataError("evaluation.no_targets", what=what)
     nats = -math.fsum(float(part.log_probs.sum()) for part in parts)
     labels = np.concatenate([part.labels[part.is_text] for part in parts])
     hits, commonest = sum(part.hits for part in parts), int(np.bincount(labels).max()) if len(labels) else 0
     text = len(labels)
     return {
-        "loss": Score(nats / max(count, 1), f"mean -ln p over {what}", count),
+        "loss": Score(nats / count, f"mean -ln p over {what}", count),
         "accuracy": Score(hits / max(text, 1), f"share of {counted} that the likeliest token hits", text),
         "unigram_accuracy": Score(commonest / max(text, 1), f"share of the most frequent of {counted}", text),
     }

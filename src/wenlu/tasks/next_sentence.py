@@ -119,17 +119,19 @@ class NextSentence(MaskedLM):
         return parts
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
-        """Those of the masked tokens, and loss and accuracy of the pairs."""
-        pairs = [part.pairs for part in parts if part.pairs is not None]
+        """Those of the masked tokens, and loss and accuracy of the pairs, where there are pairs."""
+        found, pairs = super().scores(parts), [part.pairs for part in parts if part.pairs is not None]
         count = sum(len(pair.labels) for pair in pairs)
+        if not count:
+            return found
         hits = sum(pair.hits for pair in pairs)
         nats = -math.fsum(float(pair.log_probs.sum()) for pair in pairs)
         kind = "pairs, other parts from the same file and language"
         if self.settings.pairs == "sentence_order":
             kind = "pairs, in order or exchanged"
-        return super().scores(parts) | {
-            "pair_loss": Score(nats / max(count, 1), f"mean -ln p over {kind}", count),
-            "pair_accuracy": Score(hits / max(count, 1), f"share of {kind}, that are told apart", count),
+        return found | {
+            "pair_loss": Score(nats / count, f"mean -ln p over {kind}", count),
+            "pair_accuracy": Score(hits / count, f"share of {kind}, that are told apart", count),
         }
 
     def _row(self, texts: Sequence[Int64Array], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
