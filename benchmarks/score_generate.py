@@ -131,7 +131,7 @@ def prompts(models: Pair, batch: int) -> Tensor:
 def score_ours(models: Pair, texts: list[np.ndarray], *, slots: int | None = None) -> list[np.ndarray]:
     documents = [TokenizedDocument(ids, len(ids), len(ids), "", True) for ids in texts]
     windows = Windows(MAX_POSITIONS, MAX_POSITIONS)
-    return list(token_log_probs(models.ours, documents, end_id=END, windows=windows, slots_per_batch=slots))
+    return list(token_log_probs(models.ours, documents, context_id=END, windows=windows, slots_per_batch=slots))
 
 
 @torch.inference_mode()

@@ -89,7 +89,7 @@ class ByteTokenizer:
     """256 bytes, then the end token (256), a pad token (257) and an unknown token (258) for control characters."""
 
     vocab_size = 259
-    end_id = 256
+    end_id = context_id = 256
     unknown_id = 258
     special_ids = frozenset({256, 257, 258})
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 from typing import get_args
 
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
 
 KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
@@ -29,3 +33,13 @@ def corpus() -> list[str]:
 def tiny(kind: TokenizerKind, settings: TokenizerSettings | None = None) -> Tokenizer:
     """The tokenizer of a kind; with ``settings``, trained with them instead of 420 tokens."""
     return Tokenizer.train(corpus(), settings or TokenizerSettings(kind=kind, vocab_size=420))
+
+
+def tiny_with_start(*, written: bool) -> Tokenizer:
+    """Byte-level, with a start token ``<s>`` that is put before texts, as Llama's is, or (not ``written``) is not."""
+    library = LibraryTokenizer.from_str(tiny("bpe").serialized)
+    library.add_special_tokens(["<s>"])
+    special = [("<s>", library.token_to_id("<s>"))]
+    if written:
+        library.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B:1", special_tokens=special)
+    return Tokenizer(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=None, config={"bos_token": "<s>"})

@@ -206,7 +206,7 @@ def evaluate(
     return evaluate_documents(
         model.language_model,
         corpus.documents(tokenizer),
-        end_id=tokenizer.end_id,
+        context_id=tokenizer.context_id,
         windows=windows,
         max_tokens=max_tokens,
         total_tokens=corpus.num_tokens(tokenizer),

@@ -134,7 +134,7 @@ def test_every_model_is_scored_by_the_same_windows(kind: str) -> None:
     model = new_model(kind)
     store = corpus()
     windows = Windows(16, 6)
-    scored = token_log_probs(model, store_documents(store), end_id=END, windows=windows)
+    scored = token_log_probs(model, store_documents(store), context_id=END, windows=windows)
     for number, log_probs in zip(range(8), scored, strict=False):
         ids = store.document(number).astype(int).tolist()
         inputs = [END, *ids[:-1]]
@@ -155,7 +155,7 @@ LEFT_TO_RIGHT: dict[str, Callable[[nn.Module], object]] = {
     "bundle": lambda model: Bundle(model, tiny("bpe"), "", GenerationSettings(), Path()).language_model,
     "generation": lambda model: generate(model, PROMPT, GenerationSettings(), start_id=END),
     "scoring": lambda model: list(
-        token_log_probs(model, store_documents(corpus()), end_id=END, windows=Windows(16, 6))
+        token_log_probs(model, store_documents(corpus()), context_id=END, windows=Windows(16, 6))
     ),
     "evaluation of a run": lambda model: evaluate_split(model, corpus(), EvaluateSettings(), context=16, max_tokens=0),
     "mixture": lambda model: Mixture([new_model("ngram"), model], [0.5, 0.5]),

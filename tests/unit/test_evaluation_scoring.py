@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tiny_language_model import ByteTokenizer, TinyModel
+from tiny_tokenizers import KINDS, tiny, tiny_with_start
 from wenlu.core.errors import DataError, NotFiniteError, RequestError, SettingsError
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.documents import (
@@ -22,6 +23,9 @@ from wenlu.evaluation.documents import (
 from wenlu.evaluation.evaluator import evaluate_documents, evaluate_split, summarize
 from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents, token_log_probs
 from wenlu.evaluation.text_score import score_text
+from wenlu.generation.settings import GenerationSettings
+from wenlu.generation.text import complete, prepare
+from wenlu.tokenization.tokenizer import TokenizerKind
 from wenlu.training.settings import EvaluateSettings
 
 END = 0
@@ -55,7 +59,7 @@ def naive(model: TinyModel, ids: list[int], *, context: int, stride: int) -> lis
 def test_log_probs_equal_the_naive_loop(context: int, stride: int) -> None:
     model = TinyModel(VOCAB, max_positions=context)
     free = TinyModel(VOCAB)
-    scored = list(token_log_probs(model, store_documents(store()), end_id=END, windows=Windows(context, stride)))
+    scored = list(token_log_probs(model, store_documents(store()), context_id=END, windows=Windows(context, stride)))
     assert len(scored) == len(LENGTHS)
     for ids, log_probs in zip(documents(), scored, strict=True):
         expected = naive(free, ids, context=context, stride=stride)
@@ -67,7 +71,9 @@ def test_the_sums_do_not_depend_on_the_batch_size(slots: int) -> None:
     model = TinyModel(VOCAB)
     scores, others = (
         list(
-            score_documents(model, store_documents(store()), end_id=END, windows=Windows(6, 3), slots_per_batch=number)
+            score_documents(
+                model, store_documents(store()), context_id=END, windows=Windows(6, 3), slots_per_batch=number
+            )
         )
         for number in (slots, 4096)
     )
@@ -93,7 +99,7 @@ def test_wrong_windows_are_refused(context: int, stride: int) -> None:
 
 def test_a_context_that_the_model_cannot_read_is_refused() -> None:
     with pytest.raises(RequestError, match="8"):
-        list(score_documents(TinyModel(VOCAB, max_positions=7), [], end_id=END, windows=Windows(8, 4)))
+        list(score_documents(TinyModel(VOCAB, max_positions=7), [], context_id=END, windows=Windows(8, 4)))
 
 
 def test_not_a_number_is_refused() -> None:
@@ -101,12 +107,12 @@ def test_not_a_number_is_refused() -> None:
     with torch.no_grad():
         model.output[0, 0] = torch.nan
     with pytest.raises(NotFiniteError):
-        list(score_documents(model, store_documents(store()), end_id=END, windows=Windows(8, 4)))
+        list(score_documents(model, store_documents(store()), context_id=END, windows=Windows(8, 4)))
 
 
 def test_the_mode_of_the_model_is_restored() -> None:
     model = TinyModel(VOCAB).train()
-    list(score_documents(model, store_documents(store()), end_id=END, windows=Windows(8, 4)))
+    list(score_documents(model, store_documents(store()), context_id=END, windows=Windows(8, 4)))
     assert model.training
 
 
@@ -128,7 +134,7 @@ def test_evaluation_by_language_adds_up() -> None:
         TokenizedDocument(np.array(ids), 2 * len(ids), len(ids), "zh" if number % 2 else "en", True)
         for number, ids in enumerate(documents())
     ]
-    evaluation = evaluate_documents(TinyModel(VOCAB), chosen, end_id=END, windows=Windows(6, 3))
+    evaluation = evaluate_documents(TinyModel(VOCAB), chosen, context_id=END, windows=Windows(6, 3))
     assert set(evaluation.by_language) == {"en", "zh"}
     assert sum(part.tokens for part in evaluation.by_language.values()) == evaluation.total.tokens == sum(LENGTHS)
     assert "context:6|stride:3" in evaluation.definition
@@ -143,7 +149,7 @@ def test_the_log_of_a_run_and_evaluate_give_the_same_number(limit: int) -> None:
     model = TinyModel(VOCAB)
     logged = evaluate_split(model, store(), EvaluateSettings(), context=6, max_tokens=limit)
     evaluation = evaluate_documents(
-        model, store_documents(store()), end_id=END, windows=Windows(6, 3), max_tokens=limit, total_tokens=114
+        model, store_documents(store()), context_id=END, windows=Windows(6, 3), max_tokens=limit, total_tokens=114
     )
     assert evaluation.total.loss == logged["loss"]
     assert evaluation.total.bits_per_byte == logged["bits_per_byte"]
@@ -184,8 +190,29 @@ def test_texts_that_do_not_round_trip_are_marked() -> None:
 
 def test_no_document_is_an_error() -> None:
     with pytest.raises(DataError) as caught:
-        evaluate_documents(TinyModel(VOCAB), [], end_id=END, windows=Windows(6, 3))
+        evaluate_documents(TinyModel(VOCAB), [], context_id=END, windows=Windows(6, 3))
     assert caught.value.id == "evaluation.no_documents"
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_text_is_read_after_the_start_token_that_its_tokenizer_puts_first(
+    written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_with_start(written=written)
+    model = TinyModel(tokenizer.vocab_size)
+    hidden, read = model.hidden, list[list[int]]()
+    monkeypatch.setattr(model, "hidden", lambda ids, **options: read.append(ids[0].tolist()) or hidden(ids, **options))
+    score_text(model, tokenizer, "The dog", windows=Windows(64, 32))
+    settings = GenerationSettings(do_sample=False, max_new_tokens=1)
+    complete(model, tokenizer, prepare(tokenizer, "The dog", settings, max_positions=None), settings)
+    assert tokenizer.start_id is not None and tokenizer.start_id != tokenizer.end_id
+    expected = [tokenizer.start_id if written else tokenizer.end_id, *tokenizer.encode("The dog")]
+    assert read == [expected, expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_own_tokenizers_read_a_text_after_the_end_token(kind: TokenizerKind) -> None:
+    assert tiny(kind).context_id == tiny(kind).end_id
 
 
 def test_score_of_a_text_is_that_of_its_document() -> None:
@@ -193,7 +220,10 @@ def test_score_of_a_text_is_that_of_its_document() -> None:
     model = TinyModel(tokenizer.vocab_size)
     windows = Windows(6, 3)
     [document] = score_documents(
-        model, encode_texts([EvaluationText("汉字 ok", 9, "zh")], tokenizer), end_id=tokenizer.end_id, windows=windows
+        model,
+        encode_texts([EvaluationText("汉字 ok", 9, "zh")], tokenizer),
+        context_id=tokenizer.end_id,
+        windows=windows,
     )
     whole = score_text(model, tokenizer, "汉字 ok", windows=windows)
     start = score_text(model, tokenizer, "汉字 ok", windows=windows, count_end=False)

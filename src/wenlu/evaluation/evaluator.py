@@ -127,7 +127,7 @@ def evaluate_documents(
     model: LanguageModel,
     documents: Iterable[TokenizedDocument],
     *,
-    end_id: int,
+    context_id: int,
     windows: Windows,
     max_tokens: int = 0,
     total_tokens: int | None = None,
@@ -148,7 +148,7 @@ def evaluate_documents(
         total_tokens = sum(len(document.ids) for document in documents)
     scores: list[DocumentScore] = []
     with progress("evaluation.scoring", total=total_tokens, unit="tokens") as bar:
-        for score in score_documents(model, documents, end_id=end_id, windows=windows):
+        for score in score_documents(model, documents, context_id=context_id, windows=windows):
             scores.append(score)
             bar.advance(score.tokens)
     if not scores:
@@ -170,7 +170,7 @@ def evaluate_split(
     documents: Iterable[TokenizedDocument] = store_documents(store)
     if max_tokens and max_tokens < store.num_tokens:
         documents = sample_documents(documents, max_tokens)
-    scores = list(score_documents(language_model, documents, end_id=store.end_id, windows=windows))
+    scores = list(score_documents(language_model, documents, context_id=store.end_id, windows=windows))
     if not scores:
         raise DataError("evaluation.no_documents")
     nats, charged = math.fsum(score.nats for score in scores), math.fsum(score.charged for score in scores)

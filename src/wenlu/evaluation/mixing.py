@@ -51,7 +51,7 @@ def fit_mixture(
     documents: Sequence[TokenizedDocument],
     *,
     names: Sequence[str],
-    end_id: int,
+    context_id: int,
     windows: Windows,
 ) -> MixedText:
     """Score the documents under each model, by the window rule of evaluations; fit the weights on all their tokens."""
@@ -59,7 +59,7 @@ def fit_mixture(
     for model, name in zip(models, names, strict=True):
         scored = []
         with progress("mixture.scoring", total=len(documents), unit="documents", model=name) as bar:
-            for values in token_log_probs(model, documents, end_id=end_id, windows=windows):
+            for values in token_log_probs(model, documents, context_id=context_id, windows=windows):
                 scored.append(values.astype(np.float32))
                 bar.advance()
         log_probs.append(np.concatenate(scored))

@@ -1,8 +1,9 @@
 """Log-probabilities of documents under a language model: one rule of windows for every model.
 
-A document with tokens d[0], ..., d[n-1] (the last one the end token) has n slots: the model reads the end token and
-d[0], ..., d[n-2] and predicts d[0], ..., d[n-1]. So every token is a target exactly once. Windows of ``context`` slots
-begin ``stride`` slots apart; each scores what no window before it has scored, with positions counted from 0::
+A document with tokens d[0], ..., d[n-1] (the last one the end token) has n slots: the model reads the token that stands
+before texts (``Tokenizer.context_id``) and d[0], ..., d[n-2] and predicts d[0], ..., d[n-1]. So every token is a target
+exactly once. Windows of ``context`` slots begin ``stride`` slots apart; each scores what no window before it has,
+with positions counted from 0::
 
     context 6, stride 3     slots  0 1 2 3 4 5 6 7 8 9
     window 1                       S S S S S S            S scored
@@ -106,7 +107,7 @@ def token_log_probs(
     model: LanguageModel,
     documents: Iterable[TokenizedDocument],
     *,
-    end_id: int,
+    context_id: int,
     windows: Windows,
     slots_per_batch: int | None = None,
 ) -> Iterator[Floats]:
@@ -131,11 +132,13 @@ def token_log_probs(
             if module.training:  # the walk over all modules is as long as the scoring of a short text
                 module.eval()
             results = [np.zeros(len(document.ids)) for document in group]
-            rows = [row for number, document in enumerate(group) for row in _rows(number, document, end_id, windows)]
+            rows = [
+                row for number, document in enumerate(group) for row in _rows(number, document, context_id, windows)
+            ]
             rows.sort(key=lambda row: len(row.inputs), reverse=True)
             while rows:
                 number = max(1, slots_per_batch // len(rows[0].inputs))
-                _score(model, rows[:number], results, end_id=end_id, device=device)
+                _score(model, rows[:number], results, context_id=context_id, device=device)
                 rows = rows[number:]
             yield from results
     finally:
@@ -147,7 +150,7 @@ def score_documents(
     model: LanguageModel,
     documents: Iterable[TokenizedDocument],
     *,
-    end_id: int,
+    context_id: int,
     windows: Windows,
     slots_per_batch: int | None = None,
 ) -> Iterator[DocumentScore]:
@@ -159,7 +162,7 @@ def score_documents(
             waiting.append(document)
             yield document
 
-    scored = token_log_probs(model, passing(), end_id=end_id, windows=windows, slots_per_batch=slots_per_batch)
+    scored = token_log_probs(model, passing(), context_id=context_id, windows=windows, slots_per_batch=slots_per_batch)
     for log_probs in scored:
         document = waiting.pop(0)
         yield DocumentScore(
@@ -186,8 +189,8 @@ def _groups(documents: Iterable[TokenizedDocument], slots: int) -> Iterator[list
         yield group
 
 
-def _rows(number: int, document: TokenizedDocument, end_id: int, windows: Windows) -> Iterator[_Window]:
-    inputs = np.concatenate([np.array([end_id], dtype=np.int64), document.ids[:-1]])
+def _rows(number: int, document: TokenizedDocument, context_id: int, windows: Windows) -> Iterator[_Window]:
+    inputs = np.concatenate([np.array([context_id], dtype=np.int64), document.ids[:-1]])
     for start, scored, end in windows.of(len(document.ids)):
         labels = document.ids[start:end].copy()
         labels[: scored - start] = IGNORE_INDEX
@@ -196,13 +199,13 @@ def _rows(number: int, document: TokenizedDocument, end_id: int, windows: Window
 
 @torch.no_grad()
 def _score(
-    model: LanguageModel, rows: list[_Window], results: list[Floats], *, end_id: int, device: torch.device
+    model: LanguageModel, rows: list[_Window], results: list[Floats], *, context_id: int, device: torch.device
 ) -> None:
     """Put the log-probabilities of the rows where they belong. Rows are padded at the right, where causal models do not
     look; a padded slot has no label.
     """
     shape = (len(rows), len(rows[0].inputs))
-    inputs, labels = np.full(shape, end_id), np.full(shape, IGNORE_INDEX)
+    inputs, labels = np.full(shape, context_id), np.full(shape, IGNORE_INDEX)
     for index, row in enumerate(rows):
         inputs[index, : len(row.inputs)] = row.inputs
         labels[index, : len(row.labels)] = row.labels

@@ -74,7 +74,7 @@ def score_text(
         raise RequestError("evaluation.empty_text")
     num_bytes = len(text.encode())
     document = TokenizedDocument(np.array(ids, dtype=np.int64), num_bytes, len(text), "", lossless)
-    [log_probs] = token_log_probs(model, [document], end_id=tokenizer.end_id, windows=windows)
+    [log_probs] = token_log_probs(model, [document], context_id=tokenizer.context_id, windows=windows)
     total = math.fsum(log_probs)
     charged = charged_nats(-total, num_bytes, lossless=lossless)
     return TextScore(

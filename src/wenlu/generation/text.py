@@ -111,7 +111,7 @@ def stream_text(
         model,
         prompt.ids,
         settings,
-        start_id=None if prompt.complete else tokenizer.end_id,
+        start_id=None if prompt.complete else tokenizer.context_id,
         end_ids=ends,
         suppressed={*tokenizer.special_ids, *beyond} - ends,
         stop=lambda sequence, token_id: texts[sequence].push(token_id),

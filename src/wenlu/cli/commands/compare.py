@@ -103,7 +103,7 @@ def _evaluations(
         else:
             documents = encode_texts(corpus.texts() if sample is None else sample, tokenizer)
         evaluations[contestant.name] = evaluate_documents(
-            contestant.model, documents, end_id=tokenizer.end_id, windows=windows, choice=choice
+            contestant.model, documents, context_id=tokenizer.context_id, windows=windows, choice=choice
         )
     return evaluations
 

@@ -54,13 +54,13 @@ def command(
     if (objective := objective_of(contestant)) is not None:
         if stride is not None or html is not None:
             raise RequestError("evaluation.option_unread", task=contestant.bundle.task)
-        _objective(contestant, objective, corpus, context or contestant.context, _limit(limit))
+        _objective(contestant, objective, corpus, _columns(context, contestant), _limit(limit))
         return
     tokenizer = contestant.bundle.tokenizer
     evaluation = evaluate_documents(
         contestant.model,
         corpus.documents(tokenizer),
-        end_id=tokenizer.end_id,
+        context_id=tokenizer.context_id,
         windows=contestant.windows(context=context, stride=stride),
         max_tokens=_limit(limit),
         total_tokens=corpus.num_tokens(tokenizer),
@@ -113,6 +113,16 @@ def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) ->
         raise RequestError("evaluation.data_missing", model=contestant.bundle.path)
     notice("evaluation.own_store", path=store)
     return open_corpus([store], split=split)
+
+
+def _columns(context: int | None, contestant: Contestant) -> int:
+    """The length of the rows of an objective: what the user gave, or what its run has."""
+    most = contestant.bundle.measured.max_positions
+    if context is None:
+        return contestant.context
+    if not 1 <= context <= (most or context):
+        raise RequestError("evaluation.columns", found=context, most=most or "∞")
+    return context
 
 
 def _limit(limit: int | None) -> int:

@@ -51,8 +51,8 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
     limits = [model.max_positions for model in models if model.max_positions is not None]
     context = min([context, *limits])
     windows = Windows(context=context, stride=max(1, context // 2))
-    end_id = store.tokenizer.end_id
-    mixed = fit_mixture(models, documents, names=(first, second), end_id=end_id, windows=windows)
+    context_id = store.tokenizer.context_id
+    mixed = fit_mixture(models, documents, names=(first, second), context_id=context_id, windows=windows)
     fitted = mixed.fitted
     mixture = Mixture([bundle.model for bundle in bundles], fitted.weights)
     provenance = {"first": first, "second": second, "data": store.train.fingerprint}
