@@ -229,6 +229,24 @@ def test_limits_hold_before_anything_is_made(tmp_path: Path) -> None:
     assert caught.value.id == "core.gguf_damaged" and caught.value.values["possible"] == MAX_ELEMENTS
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_limits_hold_for_all_lists_together(words: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lists.gguf"
+    one = (struct.pack("<Q", 6) + b"abcdef") * 60 if words else bytes(60)
+    lists = [struct.pack("<Q1sIIQ", 1, name, 9, 8 if words else 0, 60) + one for name in (b"a", b"b")]
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + b"".join(lists))
+    assert len(read_header(path).metadata) == 2
+    monkeypatch.setattr("wenlu.core.gguf." + ("MAX_KEPT_BYTES" if words else "MAX_ELEMENTS"), 700 if words else 100)
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    assert caught.value.id == "core.gguf_damaged" and caught.value.values["part"] == "b"
+
+
+def test_lists_of_a_tokenizer_are_kept_for_the_tokenizer_alone(files: list[Path]) -> None:
+    key = "tokenizer.ggml.token_type"
+    assert key in read_header(files[0]).metadata and key not in read_header(files[0], vocabulary=False).metadata
+
+
 def test_tensors_are_mapped_and_not_copied(files: list[Path]) -> None:
     """All float32 tensors but the turned ones are views of one map."""
     first, second = (load_model(files[0]).decoder.layers[0].ffn.up.weight for _ in range(2))  # type: ignore[union-attr,index]

@@ -136,6 +136,21 @@ def test_an_emptied_cache_is_as_new() -> None:
     close(model(input_ids, cache=cache), model(input_ids))
 
 
+def test_a_memory_is_forgotten_and_its_documents_go_on() -> None:
+    model, input_ids = make_model("bart"), tokens(1)
+    first, second = model.encode(input_ids[:, :6]), model.encode(input_ids[:, 6:12])
+    cache = model.new_cache(1, 40)
+    model(input_ids[:, :10], memory=first, cache=cache)
+    cache.truncate(0)
+    close(model(input_ids, memory=second, cache=cache), model(input_ids, memory=second))
+
+    documents = {"memory": first, "memory_document_ids": torch.tensor([[0, 0, 0, 1, 1, 1]])}
+    ones, cache = torch.ones(1, 20, dtype=torch.int64), model.new_cache(1, 40)
+    model(input_ids[:, :10], document_ids=ones[:, :10], cache=cache, **documents)
+    found = model(input_ids[:, 10:20], cache=cache, **documents)
+    close(found, model(input_ids[:, :20], document_ids=ones, **documents)[:, 10:])
+
+
 def test_given_positions_go_on() -> None:
     model, input_ids = make_model("gpt2"), tokens(1)
     positions = torch.arange(5, 5 + input_ids.shape[1])[None]

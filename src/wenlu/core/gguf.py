@@ -25,7 +25,8 @@ Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bo
 MAX_HEADER_BYTES = 1 << 27
 MAX_KEYS = MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 1 << 10
-MAX_ELEMENTS = 1 << 22  # of an array
+MAX_ELEMENTS = 1 << 21  # of all arrays together
+MAX_KEPT_BYTES = 1 << 26  # of all words together
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
 
@@ -120,7 +121,8 @@ class Header:
 
 
 def read_header(path: Path, *, vocabulary: bool = True) -> Header:
-    """Read and check the header of a GGUF file; without its ``vocabulary``, lists of words are left out.
+    """Read and check the header of a GGUF file; without its ``vocabulary``, lists of words and of a tokenizer are
+    left out.
 
     Raises:
         CheckpointError: ``core.gguf_magic``, ``core.gguf_version``, ``core.gguf_type`` for a tensor type that is not
@@ -150,9 +152,12 @@ class _Reader:
     place: int = 4
     part: str = "header"  # what is being read, for messages
     end: int = field(init=False)
+    elements: int = field(init=False)  # that arrays may still have
+    kept: int = field(init=False)  # bytes that words may still have
 
     def __post_init__(self) -> None:
         self.end = min(self.size, MAX_HEADER_BYTES)
+        self.elements, self.kept = MAX_ELEMENTS, MAX_KEPT_BYTES
 
     def header(self) -> Header:
         version = self._number("I")
@@ -219,13 +224,15 @@ class _Reader:
             return self._number(self._format(kind))
         kind, count = int(self._number("I")), int(self._number("Q"))
         width = 8 if kind == _STRING else struct.calcsize(self._format(kind))
-        if count > min(MAX_ELEMENTS, (self.end - self.place) // width):
-            self._refuse(count, min(MAX_ELEMENTS, (self.end - self.place) // width))
+        if count > min(self.elements, (self.end - self.place) // width):
+            self._refuse(count, min(self.elements, (self.end - self.place) // width))
+        self.elements -= count
         if kind == _STRING:
             return self._strings(count)
-        values = list(struct.unpack_from(f"<{count}{_FIXED[kind]}", self.data, self.place))
-        self.place += count * width
-        return values
+        start, self.place = self.place, self.place + count * width
+        if self.part.startswith("tokenizer.") and not self.vocabulary:
+            return None
+        return list(struct.unpack_from(f"<{count}{_FIXED[kind]}", self.data, start))
 
     def _format(self, kind: int) -> str:
         if kind not in _FIXED:
@@ -249,8 +256,10 @@ class _Reader:
 
     def _string(self, limit: int) -> str:
         length = int(self._number("Q"))
-        if length > min(limit, self.end - self.place):
-            self._refuse(f"{length} bytes", min(limit, self.end - self.place))
+        limit = min(limit, self.end - self.place, self.kept)
+        if length > limit:
+            self._refuse(f"{length} bytes", limit)
+        self.kept -= length
         self.place += length
         return self._decoded(self.data[self.place - length : self.place])
 
@@ -265,6 +274,9 @@ class _Reader:
                 self._refuse(f"{length} bytes", end - start)
             place = start + length
             if self.vocabulary:
+                self.kept -= length
+                if self.kept < 0:
+                    self._refuse(f"{place - self.place} bytes", MAX_KEPT_BYTES)
                 raw.append(data[start:place])
         self.place = place
         return [self._decoded(item) for item in raw] if self.vocabulary else None

@@ -173,9 +173,11 @@ class KeyValueCache:
                 layer.values_BKTE = layer.values_BKTE.index_select(0, index_N)
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from ``length`` on."""
+        """Forget all positions from ``length`` on; with the first of them the encoder's memory too."""
         assert 0 <= length <= self.length, f"cannot keep {length} of {self.length} positions"
         self.length = length
+        if length == 0:
+            self.memories, self.memory_documents_BT = [], None
         for layer in self.layers:
             layer.length = length
 

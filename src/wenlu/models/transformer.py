@@ -349,9 +349,11 @@ class Transformer(nn.Module):
         visible = None
         if memory is not None:
             memory_documents = masked_documents(memory_mask, memory_document_ids)
+            documents = None if memory_document_ids is None else masked_documents(mask, document_ids)
             if cache is not None:
                 memory_documents = cache.keep_memory(memory_documents, memory.shape[1])
-            documents = None if memory_document_ids is None else masked_documents(mask, document_ids)
+                if memory_document_ids is not None and not cache.nothing_said:  # unsaid, the last document goes on
+                    documents = cache.documents_BT[:, cache.length - input_ids_BS.shape[1] : cache.length]
             visible = see_memory(memory_documents, documents)
         output: Tensor = self.decoder(
             self.token_embedding(input_ids_BS), placement.positions, placement.visible,
