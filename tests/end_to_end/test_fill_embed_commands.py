@@ -252,6 +252,15 @@ def test_the_folder_says_how_to_pool(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "Dense" in caplog.text
 
 
+def test_a_folder_may_ask_for_small_letters(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", "roberta", "bpe")
+    model = package.load(folder)
+    small = model.embed("the model")
+    assert not np.array_equal(model.embed("The MODEL"), small)
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
+    assert np.array_equal(model.embed("The MODEL"), small)
+
+
 def test_how_to_pool_survives_import_and_export(tmp_path: Path) -> None:
     folder = make(tmp_path / "theirs", "bert", "wordpiece")
     (folder / "1_Pooling").mkdir()

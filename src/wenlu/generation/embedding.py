@@ -45,11 +45,15 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """How a text becomes a vector. ``max_tokens``, special ones included, may be less than what the model can read."""
+    """How a text becomes a vector. ``max_tokens``, special ones included, may be less than what the model can read.
+
+    ``lowercase`` texts are read in small letters, whatever their tokenizer does.
+    """
 
     pooling: Pooling = "mean"
     normalize: bool = True
     max_tokens: int | None = None
+    lowercase: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,15 @@ def read_settings(directory: Path, *, pooling: Pooling | None = None, normalize:
     Raises:
         CheckpointError: ``generation.pooling_unknown``, ``generation.bad_json``.
     """
-    length = _json(directory / LENGTH).get("max_seq_length")
+    reading = _json(directory / LENGTH)
+    length, lowercase = reading.get("max_seq_length"), reading.get("do_lower_case") is True
     if pooling is None:
         pooling = _pooling(directory / POOLING)
     modules = _json(directory / MODULES, of=list).values()
     names = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     if left := [name for name in names if name not in _COMPUTED]:
         warn("generation.modules_left", path=directory, names=", ".join(left))
-    return EmbeddingSettings(pooling, normalize, length if isinstance(length, int) else None)
+    return EmbeddingSettings(pooling, normalize, length if isinstance(length, int) else None, lowercase)
 
 
 def copy_settings(source: Path, target: Path) -> None:
@@ -141,7 +146,7 @@ def _rows(
     """The ids of each text with its special tokens, and how many texts were cut."""
     limit = min(settings.max_tokens or _stack(encoder).max_positions, _stack(encoder).max_positions)
     room = max(0, limit - tokenizer.template.num_special[0])
-    ids = tokenizer.encode_batch(texts)
+    ids = tokenizer.encode_batch([text.lower() for text in texts] if settings.lowercase else texts)
     long = [number for number, row in enumerate(ids, start=1) if len(row) > room]
     if long:
         if not truncate:
