@@ -111,6 +111,11 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
     files = wenlu("evaluate", run, "--data", tmp_path / "text.txt", "--limit", "400", "--json")
     assert files.exit_code == 0, files.output
     assert wenlu("evaluate", run, "--stride", "3").exit_code == 2
+    for context in (0, -1, *([] if task == "span_corruption" else [10**6])):
+        refused = wenlu("evaluate", run, "--context", context)
+        assert refused.exit_code == 2 and "--context" in refused.stderr and str(context) in refused.stderr
+    refused = wenlu("evaluate", run, "--context", 1)
+    assert refused.exit_code == 2 and "--context" in refused.stderr
 
     verified = wenlu("train", "--resume", run, "--verify", "--json")
     assert verified.exit_code == 0, verified.output

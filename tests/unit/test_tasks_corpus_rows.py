@@ -341,6 +341,11 @@ def test_too_few_sentinels_or_columns_are_refused(store: TokenStore, tokenizer: 
         with pytest.raises(SettingsError) as error:
             task.lengths(1 if isinstance(task, SpanCorruption) else 2)
         assert error.value.id == "tasks.window"
+    for name, least in {"masked_lm": 3, "next_sentence": 4, "span_corruption": 2, "denoising": 3}.items():
+        assert len(objective(name).epoch(store, tokenizer, sequence_length=least, seed=1, epoch=0).row(0)) > 2
+        with pytest.raises(SettingsError) as error:
+            objective(name).epoch(store, tokenizer, sequence_length=least - 1, seed=1, epoch=0)
+        assert error.value.id == "tasks.window"
 
 
 # ---- denoising ----

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wenlu.core.errors import SettingsError
 from wenlu.core.reproducibility import numpy_generator
 from wenlu.data.store import Int64Array, TokenStore
 
@@ -129,6 +130,9 @@ class PieceWindows:
     def __init__(
         self, store: TokenStore, *, sequence_length: int, marks: int, seed: int, epoch: int, shuffle: bool = True
     ) -> None:
+        """Raises SettingsError, ``tasks.window``, when no token fits beside the marks."""
+        if sequence_length <= marks:
+            raise SettingsError("tasks.window", length=sequence_length)
         self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle, more=marks - 1)
         self._length = sequence_length - marks
         count = -(-self._slots.total // self._length)
