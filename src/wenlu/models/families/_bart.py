@@ -65,7 +65,7 @@ class BartKind:
     norm_placement: NormPlacement = "after"
     outer_norms: frozenset[OuterNorm] = frozenset()
     biases: frozenset[Bias] = ALL_BIASES
-    scaled: bool = False  # what a config.json without scale_embedding means
+    scaled: bool = False  # embeddings of a new model
     head_bias: bool = True
     spectrograms: bool = False
     new_activation: str = "gelu"  # of a new model
@@ -77,7 +77,7 @@ class BartKind:
         hf.require("normalize_before", False)
         hf.require("share_encoder_decoder_embeddings", True)
         width, dropout = hf.integer("d_model"), hf.number("dropout", 0.1)
-        scaled = hf.boolean("scale_embedding", self.scaled)
+        scaled = hf.boolean("scale_embedding", False)
 
         def stack(name: str, attention: AttentionKind, positions: int, memory_size: int | None = None) -> StackConfig:
             spectrogram = self.spectrograms and name == "encoder"
@@ -147,6 +147,7 @@ class BartKind:
             "tie_word_embeddings": given(settings.tie_embeddings, True),
             "d_model": width,
             "activation_function": self.new_activation,
+            "scale_embedding": self.scaled,
             "dropout": given(settings.dropout, 0.0),
             **dict.fromkeys((_POSITIONS, "max_source_positions", "max_target_positions"), positions),
         }

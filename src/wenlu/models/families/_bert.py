@@ -63,7 +63,7 @@ class BertKind:
     prefix: str
     keys: Mapping[str, str]  # their names of sizes
     position_offset: int = 0
-    segments: int | None = 2  # by default; None: no segments
+    segments: int | None = 2  # of a new model; None: no segments
     shared_layers: bool = False  # and an embedding of its own size
     norm_eps: float | None = None  # None: the config.json says
     default_activation: str = "gelu"
@@ -97,7 +97,7 @@ class BertKind:
                 num_layers=hf.integer(keys["num_layers"]),
                 num_heads=hf.integer(keys["num_heads"]),
                 intermediate_size=hf.integer(keys["intermediate_size"]),
-                max_positions=hf.integer(keys["max_positions"], 512 + offset) - offset,
+                max_positions=hf.integer(keys["max_positions"], 512) - offset,
                 num_distinct_layers=hf.integer("num_hidden_groups", 1) if self.shared_layers else None,
                 embedding_size=hf.integer("embedding_size", 128) if self.shared_layers else None,
                 attention="bidirectional",
@@ -105,7 +105,7 @@ class BertKind:
                 norm_placement="after",
                 outer_norms=EMBEDDING_NORM,
                 position_offset=offset,
-                num_segments=0 if self.segments is None else hf.integer("type_vocab_size", self.segments),
+                num_segments=0 if self.segments is None else hf.integer("type_vocab_size", 2),
                 activation=activation,
                 embedding_dropout=dropout,
                 attention_dropout=hf.number(keys["attention_dropout"], 0.1),
@@ -145,6 +145,7 @@ class BertKind:
             "vocab_size": vocab_size,
             "tie_word_embeddings": given(settings.tie_embeddings, True),
             "pad_token_id": None,
+            "type_vocab_size": self.segments,
             "embedding_size": given(settings.embedding_size, 128),
             self.keys["hidden_size"]: hidden_size,
             self.keys["num_layers"]: given(settings.num_layers, 4),

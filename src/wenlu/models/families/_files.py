@@ -53,22 +53,22 @@ class HFConfig:
         """A word."""
         return self._typed(key, str, default)
 
-    def optional_integer(self, key: str) -> int | None:
-        """An integer, or None when the file does not say."""
-        return None if self._value(key) is None else self.integer(key)
+    def optional_integer(self, key: str, absent: int | None = None) -> int | None:
+        """An integer; None when it is null, ``absent`` when the file does not say."""
+        return None if self._value(key, absent) is None else self.integer(key, absent)
 
     def names(self, key: str) -> list[str]:
         """A list of words; empty when the file does not say."""
-        value = self.values.get(key) or []
+        value = self._value(key) or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise CheckpointError(
                 "models.config_type", key=key, value=value, expected="list of strings", path=self.path
             )
         return value
 
-    def optional_number(self, key: str) -> float | None:
-        """A number, or None when the file does not say."""
-        return None if self.values.get(key) is None else self.number(key)
+    def optional_number(self, key: str, absent: float | None = None) -> float | None:
+        """A number; None when it is null, ``absent`` when the file does not say."""
+        return None if self._value(key, absent) is None else self.number(key, absent)
 
     def token_id(self, key: str) -> int | None:
         """A token id; of several, the first. None when there is none."""

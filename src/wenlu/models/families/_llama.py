@@ -20,6 +20,7 @@ from wenlu.models.families._transformer import COMMON, TransformerFamily, read_i
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 ATTENTION_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o"})
+WINDOW = 4096  # of a family that has one, where the config.json does not say
 FFN_BIASES: frozenset[Bias] = frozenset({"ffn"})
 
 NAMES = """
@@ -62,11 +63,15 @@ class LlamaKind:
     tied: bool = False  # what a config.json without tie_word_embeddings means
     windowed: bool = False  # sliding_window holds, in all layers or in those that layer_types names
     full_every: int | None = None  # without layer_types
+    rope_theta: float = DEFAULT_ROPE_THETA  # what a config.json without it means
+    window_rope_theta: float | None = None  # likewise, of layers with a window; None: they have none of their own
+    attention_softcap: float | None = None  # likewise
+    logit_softcap: float | None = None  # likewise
     gemma: bool = False  # norms of weight + 1 at both ends of a sublayer, scaled embeddings, caps
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json; rotary settings in the older format (rope_theta) and the newer (rope_parameters)."""
-        theta, scaling, local_theta = read_rope(hf)
+        theta, scaling, local_theta = read_rope(hf, self.rope_theta, self.window_rope_theta)
         hidden_size = hf.integer("hidden_size")
         window, full_every = self.windows(hf)
         scale = hf.number("query_pre_attn_scalar", 256) ** -0.5 if self.gemma else None
@@ -76,7 +81,7 @@ class LlamaKind:
             **read_ids(hf),
             pooled_position="last",
             classifier_bias=False,
-            logit_softcap=hf.optional_number("final_logit_softcapping") if self.gemma else None,
+            logit_softcap=hf.optional_number("final_logit_softcapping", self.logit_softcap) if self.gemma else None,
             decoder=StackConfig(
                 hidden_size=hidden_size,
                 num_layers=hf.integer("num_hidden_layers"),
@@ -100,7 +105,9 @@ class LlamaKind:
                 activation=hf.choice(self.activation_key, ACTIVATIONS, "gelu_pytorch_tanh" if self.gemma else "silu"),
                 biases=self.biases(hf),
                 attention_scale=scale,
-                attention_softcap=hf.optional_number("attn_logit_softcapping") if self.gemma else None,
+                attention_softcap=(
+                    hf.optional_number("attn_logit_softcapping", self.attention_softcap) if self.gemma else None
+                ),
                 embedding_dropout=hf.number("wenlu_embedding_dropout", 0.0),
                 attention_dropout=hf.number("attention_dropout", 0.0),
                 residual_dropout=hf.number("wenlu_residual_dropout", 0.0),
@@ -114,7 +121,7 @@ class LlamaKind:
 
     def windows(self, hf: HFConfig) -> tuple[int | None, int | None]:
         """The window of attention, and which layers are without: each n-th."""
-        types, window = hf.names("layer_types"), hf.optional_integer("sliding_window")
+        types, window = hf.names("layer_types"), hf.optional_integer("sliding_window", WINDOW)
         hf.require("use_bidirectional_attention", False)
         if not self.windowed or window is None or set(types) == {"full_attention"}:
             hf.require("use_sliding_window", False)
@@ -158,8 +165,8 @@ class LlamaKind:
             hf["layer_types"] = layer_types(stack.num_layers, stack.full_every)
         elif self.full_every is not None and stack.window is None:  # theirs asks for a window's size all the same
             hf |= {"layer_types": layer_types(stack.num_layers, 1), "sliding_window": stack.max_positions}
-        if stack.window_rope_theta is not None:
-            hf["rope_local_base_freq"] = stack.window_rope_theta
+        if stack.window is not None and (stack.window_rope_theta or self.window_rope_theta) is not None:
+            hf["rope_local_base_freq"] = given(stack.window_rope_theta, stack.rope_theta)
         if self.gemma and stack.attention_scale is not None:
             hf["query_pre_attn_scalar"] = round(stack.attention_scale**-2)
             hf["attn_logit_softcapping"] = stack.attention_softcap
@@ -237,13 +244,23 @@ def layer_types(num_layers: int, full_every: int | None) -> list[str]:
     return ["full_attention" if one else "sliding_attention" for one in full]
 
 
-def read_rope(hf: HFConfig) -> tuple[float, RopeScaling | None, float | None]:
-    """Base and scaling of the rotary frequencies, and the base of layers with a window, from any format."""
-    newer, local_theta = hf.table("rope_parameters"), hf.optional_number("rope_local_base_freq")
+def read_rope(
+    hf: HFConfig, default: float, local_default: float | None
+) -> tuple[float, RopeScaling | None, float | None]:
+    """Base and scaling of the rotary frequencies, and the base of layers with a window if another, from any format."""
+    theta, scaling, local_theta = _rope(hf, default, local_default)
+    return theta, scaling, None if scaling is None and local_theta == theta else local_theta
+
+
+def _rope(hf: HFConfig, default: float, local_default: float | None) -> tuple[float, RopeScaling | None, float | None]:
+    newer, local_theta = hf.table("rope_parameters"), hf.optional_number("rope_local_base_freq", local_default)
     if newer is not None and "full_attention" in newer.values:
         local, newer = newer.table("sliding_attention"), newer.table("full_attention")
-        local_theta = None if local is None else local.number("rope_theta")
-    theta = (newer or hf).number("rope_theta", hf.number("rope_theta", DEFAULT_ROPE_THETA))
+        if local is not None:
+            local.require("rope_type", "default")
+            local.require("partial_rotary_factor", 1.0)
+            local_theta = local.number("rope_theta", local_theta)
+    theta = (newer or hf).number("rope_theta", hf.number("rope_theta", default))
     scaling = newer or hf.table("rope_scaling")
     if scaling is None:
         return theta, None, local_theta

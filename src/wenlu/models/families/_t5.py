@@ -62,11 +62,11 @@ def stack_entries(stack: str, *, ffn: int) -> tuple[Entry, ...]:
     return table(own) + table(dense, only="dense") + table(gated, only="gated")
 
 
-def read_config(hf: HFConfig) -> TransformerConfig:
+def read_config(hf: HFConfig, projection: str) -> TransformerConfig:
     """Read a config.json; with tied embeddings the hidden states are scaled before the output matrix."""
     width, dropout = hf.integer("d_model"), hf.number("dropout_rate", 0.1)
     tied = hf.boolean("tie_word_embeddings", True)
-    ffn, activation = hf.choice("feed_forward_proj", PROJECTIONS, "relu")
+    ffn, activation = hf.choice("feed_forward_proj", PROJECTIONS, projection)
 
     def stack(key: str, attention: AttentionKind, memory_size: int | None = None) -> StackConfig:
         return StackConfig(
@@ -143,11 +143,15 @@ def new_config(settings: ModelSettings, vocab_size: int, sequence_length: int) -
     return HFConfig(hf, SETTINGS)
 
 
-def family(model_type: str, name: str, *, scaled: bool) -> TransformerFamily:
-    """The family of this name; not ``scaled``: no config.json scales the hidden states before the output matrix."""
+def family(model_type: str, name: str, *, scaled: bool, projection: str) -> TransformerFamily:
+    """The family of this name; not ``scaled``: no config.json scales the hidden states before the output matrix.
+
+    ``projection`` is what a config.json without ``feed_forward_proj`` means.
+    """
 
     def config(hf: HFConfig) -> TransformerConfig:
-        return read_config(hf) if scaled else replace(read_config(hf), head_scale=1.0)
+        found = read_config(hf, projection)
+        return found if scaled else replace(found, head_scale=1.0)
 
     return TransformerFamily(
         model_type=model_type,

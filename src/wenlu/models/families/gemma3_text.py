@@ -12,5 +12,7 @@ FAMILY = LlamaKind(
     tied=True,
     windowed=True,
     full_every=6,
+    rope_theta=1e6,
+    window_rope_theta=1e4,
     gemma=True,
 ).family()

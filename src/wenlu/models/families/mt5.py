@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families import _t5
 
-FAMILY = _t5.family("mt5", "MT5", scaled=False)
+FAMILY = _t5.family("mt5", "MT5", scaled=False, projection="gated-gelu")

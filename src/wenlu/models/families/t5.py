@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families import _t5
 
-FAMILY = _t5.family("t5", "T5", scaled=True)
+FAMILY = _t5.family("t5", "T5", scaled=True, projection="relu")
