@@ -71,7 +71,7 @@ def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") 
     verify(path, strict=False)
     task, generation, tokenizer = _read_task(path), generation_settings.load(path), Tokenizer.load(path)
     model = load_model(path)
-    _refuse_strangers(model, tokenizer, path)
+    refuse_strangers(model, tokenizer, path)
     return Bundle(model.to(place).eval(), tokenizer, task or default_task(model), generation, path)
 
 
@@ -112,7 +112,7 @@ def save_model_files(
     generation_settings.save(generation, directory, end_id=end_id, pad_id=pad_id, start_id=start_id)
 
 
-def _refuse_strangers(model: nn.Module, tokenizer: Tokenizer, path: Path) -> None:
+def refuse_strangers(model: nn.Module, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a tokenizer with ids that the model has no embedding for; fewer tokens than embeddings are usual.
 
     Raises:

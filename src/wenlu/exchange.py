@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from wenlu.bundle import Bundle, load_bundle, save_bundle, save_model_files
+from wenlu.bundle import Bundle, load_bundle, refuse_strangers, save_bundle, save_model_files
 from wenlu.core.downloads import partial_downloads
 from wenlu.core.errors import CheckpointError
-from wenlu.core.log import LOGGER, Notice
+from wenlu.core.log import LOGGER, Notice, warn
 from wenlu.core.publication import MANIFEST, check_target, publish
 from wenlu.generation import embedding
 from wenlu.generation import settings as generation_settings
@@ -54,6 +54,7 @@ class Imported:
     tokenizer_not_read: list[str] = field(default_factory=list)
     generation: dict[str, object] = field(default_factory=dict)
     converted: list[str] = field(default_factory=list)
+    converted_left: list[str] = field(default_factory=list)  # entries of the pickles that are no tensors
     files_left: list[str] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 
@@ -67,7 +68,8 @@ def import_checkpoint(
     weights that are only there as a pickle (``models.pickled``).
 
     Raises:
-        CheckpointError: there is no model, something is missing, damaged, a pickle, or wants to run a program.
+        CheckpointError: there is no model, something is missing, damaged, a pickle, or wants to run a program; the
+            tokenizer has ids that the model has no embedding for (``bundle.vocabulary``).
         TokenizerError: there is no tokenizer that can be read.
         DataError: the target exists.
     """
@@ -85,7 +87,8 @@ def import_checkpoint(
         provenance = {"imported_from": source.resolve().name}
         save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
         embedding.copy_settings(source, directory)
-        _check_equal(model, directory)
+        with _collected(report.notices):
+            _check_equal(model, directory)
 
     publish(target, write, replace=replace)
     return report
@@ -149,8 +152,9 @@ def _read(
         place.mkdir()
         shutil.copyfile(source / "config.json", place / "config.json")
         made = pickled.convert(source, place, weights=WEIGHTS, index=INDEX)
-        report.converted = made.sources
+        report.converted, report.converted_left = made.sources, made.skipped
     model = load_model(place)
+    refuse_strangers(model, tokenizer, words)
     report.family = str(values["model_type"]).removeprefix(OWN_PREFIX)
     report.parameters = sum(parameter.numel() for parameter in model.parameters())
     kind = family(report.family)
@@ -179,7 +183,7 @@ def _files_left(source: Path, values: Mapping[str, object], report: Imported) ->
 
 
 def _check_equal(model: nn.Module, directory: Path) -> None:
-    """Read what was written, and compare every tensor.
+    """Read what was written, and compare every bit of every tensor; warn of those that are not finite.
 
     Raises:
         CheckpointError: ``exchange.not_equal``.
@@ -187,9 +191,20 @@ def _check_equal(model: nn.Module, directory: Path) -> None:
     shutil.rmtree(directory / "converted", ignore_errors=True)
     again = load_model(directory).state_dict()
     state = model.state_dict()
-    differ = sorted(n for n in state.keys() | again.keys() if n not in again or not torch.equal(state[n], again[n]))
+    both = state.keys() & again.keys()
+    differ = sorted((state.keys() ^ again.keys()) | {name for name in both if not _same_bits(state[name], again[name])})
     if differ:
         raise CheckpointError("exchange.not_equal", path=directory, count=len(differ), names=", ".join(differ[:5]))
+    if wild := sorted(name for name in state if not state[name].isfinite().all()):
+        warn("exchange.not_finite", count=len(wild), names=", ".join(wild[:5]))
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, NaN and the sign of zero included."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    first, second = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(first, second)
 
 
 @contextmanager

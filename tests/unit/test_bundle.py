@@ -12,6 +12,7 @@ from tiny_training import tiny_store
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.core.errors import CheckpointError
 from wenlu.core.runs import publish
+from wenlu.exchange import import_checkpoint
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
@@ -82,7 +83,11 @@ def test_a_wrong_wenlu_toml_is_refused(content: str, directory: Path) -> None:
     assert caught.value.id == "bundle.bad_file"
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(directory: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(directory: Path, tmp_path: Path) -> None:
+    tiny("bpe").save(tmp_path / "words")
+    with pytest.raises(CheckpointError, match=r"(?s)more tokens than the model.*embeddings"):
+        import_checkpoint(directory, tmp_path / "imported", tokenizer=tmp_path / "words")
+    assert not (tmp_path / "imported").exists()
     tiny("bpe").save(directory)
     with pytest.raises(CheckpointError, match=r"(?s)more tokens than the model.*embeddings"):
         load_bundle(directory)
