@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from tiny_training import LSTM, SMALL, TRANSFORMER, tiny_texts
 from wenlu.bundle import load_bundle
 from wenlu.cli.main import main
+from wenlu.core.errors import CheckpointError
 from wenlu.core.publication import MANIFEST
 from wenlu.models.transformer import Transformer
+from wenlu.training.run import resume_run
 from wenlu.training.verification import verify_run
 
 COMMON = (*SMALL, "data.document=line", "evaluate.max_tokens=500", "train.save_every=4")
@@ -164,3 +166,59 @@ def test_a_plan_counts_the_heads_of_the_task(first: tuple[str, ...]) -> None:
     before = sum(parameter.numel() for parameter in load_bundle("first").model.parameters())
     pooler, pair = 16 * 16 + 16, 2 * 16 + 2
     assert json.loads(planned.stdout)["parameters"]["total"] == before + pooler + pair
+
+
+@pytest.fixture
+def second(first: tuple[str, ...]) -> Path:
+    """A run that went on from the directory ``start``, cut back to its first two checkpoints."""
+    shutil.copytree("first/final", "start")
+    train(*first, "train.keep=9", "model.start=start", "--data", "new.txt", "-o", "second")
+    for path in (Path("second/final"), Path("second/checkpoints/step-00000012")):
+        shutil.rmtree(path)
+    return Path("second")
+
+
+def change_start() -> None:
+    """Other weights, in a directory that verifies."""
+    shutil.rmtree("start")
+    bare("first", "start", dropped="-")
+    weights = load_file("start/model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, "start/model.safetensors", {"format": "pt"})
+
+
+def test_a_checkpoint_needs_no_start(second: Path) -> None:
+    """Kind, sizes and tokenizer are in it; the run goes on as if the model it came from were still there."""
+    before = (second / "log.jsonl").read_text(encoding="utf-8")
+    settings = (second / "run.toml").read_text(encoding="utf-8")
+    shutil.rmtree("start")
+    again = wenlu("train", "--resume", second)
+    assert again.exit_code == 0, again.output
+    assert (second / "run.toml").read_text(encoding="utf-8") == settings
+    digests = [
+        [line["digest"] for line in map(json.loads, text.splitlines()) if line["event"] == "checkpoint"][-1]
+        for text in (before, (second / "log.jsonl").read_text(encoding="utf-8"))
+    ]
+    assert digests[0] == digests[1]
+    assert verify_run(second).last == 12
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_first_weights_are_made_again_only_from_the_same_start(
+    language: str, second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENLU_LANG", language)
+    replay = ("train", "--resume", second, "--replay", "1")
+    assert wenlu(*replay).exit_code == 0
+    change_start()
+    assert wenlu(*replay, "--json").exit_code == CheckpointError.exit_code
+    for path in sorted((second / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+    with pytest.raises(CheckpointError) as error:
+        verify_run(second)
+    assert error.value.id == "training.start_changed" and "start" in str(error.value)
+    shutil.rmtree(second / "checkpoints")
+    for id in ("training.start_changed", "training.start_lost"):
+        with pytest.raises(CheckpointError) as error:
+            resume_run(second)
+        assert error.value.id == id
+        shutil.rmtree("start", ignore_errors=True)

@@ -116,6 +116,10 @@ class Run:
         """Save what the data was: fingerprints, counts, what was left out and why."""
         self._write_json("data.json", record)
 
+    def data(self) -> dict[str, object]:
+        """``data.json``; empty before it was written."""
+        return self._read_json("data.json")
+
     def write_best(self, checkpoint: Path, **fields: object) -> None:
         """Note which checkpoint scored best so far."""
         self._write_json("best.json", {"checkpoint": checkpoint.name, **fields})

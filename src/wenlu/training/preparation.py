@@ -17,6 +17,7 @@ from torch import nn
 from wenlu.core import plugins
 from wenlu.core.errors import DataError, SettingsError, is_out_of_memory
 from wenlu.core.log import Notice, notice, warn
+from wenlu.core.runs import Run
 from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store
@@ -35,7 +36,15 @@ from wenlu.training.optimizers import Optimizer, parameter_roles
 from wenlu.training.precision import newton_schulz_dtype, resolve_machine
 from wenlu.training.schedules import Schedule
 from wenlu.training.settings import RunSettings
-from wenlu.training.start import from_start, load_start, refuse_other_tokenizer, tokenization
+from wenlu.training.start import (
+    describe_start,
+    from_start,
+    load_start,
+    refuse_changed_start,
+    refuse_lost_start,
+    refuse_other_tokenizer,
+    tokenization,
+)
 from wenlu.training.trainer import Step, Trainer
 
 RECURRENT_KINDS = frozenset({"lstm"})
@@ -65,6 +74,11 @@ class Prepared:
     def settings(self) -> RunSettings:
         """The resolved settings."""
         return self.resolved.value
+
+    @property
+    def start(self) -> dict[str, object]:
+        """What ``data.json`` says of the model that the run goes on from; asked before the first step."""
+        return describe_start(self.settings, self.model, self.store.tokenizer)
 
     @property
     def pace(self) -> Pace:
@@ -178,6 +192,30 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
         make_epoch=own_rows(task, store, settings),
     )
     return Prepared(resolved, store, model, task, loader)
+
+
+def prepare_again(
+    run: Run, resolved: Resolved[RunSettings], checkpoint: Path | None, *, store: Store | None = None
+) -> Prepared:
+    """``prepare`` for a run that goes on from a checkpoint, or (None) makes its first weights again.
+
+    The checkpoint stands in for the model that the run once went on from, which nothing else of it depends on.
+
+    Raises:
+        CheckpointError: ``training.start_lost``, ``training.start_changed`` where the first weights cannot be made.
+    """
+    settings = resolved.value
+    if checkpoint is None:
+        refuse_lost_start(settings)
+        prepared = prepare(resolved, store=store)
+        refuse_changed_start(prepared.start, run.data(), settings)
+        return prepared
+    if settings.model.start is None:
+        return prepare(resolved, store=store)
+    stand_in = replace(settings, model=replace(settings.model, start=str(checkpoint.absolute())))
+    prepared = prepare(Resolved(stand_in, resolved.origins), store=store)
+    prepared.resolved = Resolved(replace(prepared.settings, model=settings.model), prepared.resolved.origins)
+    return prepared
 
 
 def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSettings], Objective]:

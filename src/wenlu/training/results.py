@@ -47,3 +47,11 @@ def last_evaluation(run: Run) -> dict[str, float]:
         if record.get("event") in ("evaluation", "final_evaluation"):
             return {name: value for name, value in record.items() if isinstance(value, float) and name != "seconds"}
     return {}
+
+
+def finished_result(run: Run) -> RunResult:
+    """The result of a run that had finished before."""
+    status = run.status()
+    step, seconds = status.get("step"), status.get("seconds")
+    step, seconds = step if isinstance(step, int) else 0, seconds if isinstance(seconds, float) else 0.0
+    return RunResult(run.path, "finished", 0, step, seconds, run.path / "final", last_evaluation(run))

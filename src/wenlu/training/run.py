@@ -34,8 +34,15 @@ from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.inspection import reported_steps
 from wenlu.training.precision import check_environment, environment, machine
-from wenlu.training.preparation import Prepared, absolute_paths, decide_steps, prepare, refuse_unread_by_store
-from wenlu.training.results import Evaluate, RunResult, last_evaluation, written
+from wenlu.training.preparation import (
+    Prepared,
+    absolute_paths,
+    decide_steps,
+    prepare,
+    prepare_again,
+    refuse_unread_by_store,
+)
+from wenlu.training.results import Evaluate, RunResult, finished_result, last_evaluation, written
 from wenlu.training.settings import RunSettings
 from wenlu.training.signals import Interrupted, StopRequest, stop_requests
 from wenlu.training.start import refuse_other_tokenizer
@@ -79,7 +86,7 @@ def train_run(
     with run.lock(), _recorded(run), compiler_errors(), machine(prepared.settings.train):
         run.write_settings(to_toml(prepared.resolved))
         run.write_status(state="running", step=0, **describe_process(prepared.settings))
-        run.write_data(describe_data(prepared.store))
+        run.write_data(describe_data(prepared.store) | prepared.start)
         decide_steps(prepared)
         run.write_settings(to_toml(prepared.resolved))
         return Consumer(run, prepared, evaluate).consume()
@@ -109,19 +116,21 @@ def resume_run(
             if overrides:
                 raise SettingsError("training.finished_settings", path=path, words=" ".join(overrides))
             notice("training.already_finished", path=path, step=status.get("step", "?"))
-            return _finished_result(run)
+            return finished_result(run)
         resolved = read_settings(run, overrides, allow_inexact=allow_inexact)
         with _recorded(run):
             if resolved.value.model.kind in FITTED_KINDS:
                 return fit_run(run, prepare_fitting(resolved, store=store), evaluate)
-            prepared = prepare(resolved, store=store)
+            checkpoint = run.newest_checkpoint()
+            prepared = prepare_again(run, resolved, checkpoint, store=store)
             with compiler_errors(), machine(prepared.settings.train):
-                return _resume(run, prepared, evaluate, allow_inexact=allow_inexact)
+                return _resume(run, prepared, checkpoint, evaluate, allow_inexact)
 
 
-def _resume(run: Run, prepared: Prepared, evaluate: Evaluate | None, *, allow_inexact: bool) -> RunResult:
+def _resume(
+    run: Run, prepared: Prepared, checkpoint: Path | None, evaluate: Evaluate | None, allow_inexact: bool
+) -> RunResult:
     run.write_status(state="running", **describe_process(prepared.settings))
-    checkpoint = run.newest_checkpoint()
     if checkpoint is None:  # killed before the first one, perhaps before everything was decided
         decide_steps(prepared)
     before = load(RunSettings, file=run.settings_path).value
@@ -439,10 +448,3 @@ def refuse_existing(path: Path, *, only_look: bool = False) -> None:
     if is_run(path):
         with contextlib.nullcontext() if only_look else Run.open(path).lock():
             Run.create(path)
-
-
-def _finished_result(run: Run) -> RunResult:
-    status = run.status()
-    step, seconds = status.get("step"), status.get("seconds")
-    step, seconds = step if isinstance(step, int) else 0, seconds if isinstance(seconds, float) else 0.0
-    return RunResult(run.path, "finished", 0, step, seconds, run.path / "final", last_evaluation(run))

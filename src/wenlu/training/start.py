@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from wenlu.bundle import load_bundle
-from wenlu.core.errors import SettingsError
+from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.core.log import Notice
 from wenlu.core.runs import resolve_model
 from wenlu.core.settings import Resolved, changed, unused_setting
@@ -18,6 +20,7 @@ from wenlu.models.device import device_of
 from wenlu.models.transformer import Transformer
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.settings import RunSettings
+from wenlu.training.state import digest
 
 
 def from_start(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
@@ -77,3 +80,33 @@ def load_start(path: str) -> nn.Module:
         raise SettingsError("training.start_kind", start=path)
     on_meta = torch.get_default_device().type == "meta"
     return model.to("meta" if on_meta else device_of(model)).train()
+
+
+def describe_start(settings: RunSettings, model: nn.Module, tokenizer: Tokenizer) -> dict[str, object]:
+    """``start`` of ``data.json``: digests of the first weights and of the tokenizer of a run that goes on from a model.
+
+    Heads that the task has added count as weights. Other runs make both from their settings, and say nothing.
+    """
+    if settings.model.start is None:
+        return {}
+    return {"start": {"weights": digest(model.named_parameters()), "tokenizer": tokenizer.fingerprint}}
+
+
+def refuse_lost_start(settings: RunSettings) -> None:
+    """Refuse to make the first weights again without the model that they came from.
+
+    Raises:
+        CheckpointError: ``training.start_lost``.
+    """
+    if settings.model.start is not None and not Path(settings.model.start).exists():
+        raise CheckpointError("training.start_lost", path=settings.model.start)
+
+
+def refuse_changed_start(found: Mapping[str, object], data: Mapping[str, object], settings: RunSettings) -> None:
+    """Refuse first weights that are not those that ``data.json`` tells of; an earlier Wenlu wrote nothing there.
+
+    Raises:
+        CheckpointError: ``training.start_changed``.
+    """
+    if "start" in data and found and found["start"] != data["start"]:
+        raise CheckpointError("training.start_changed", path=settings.model.start)

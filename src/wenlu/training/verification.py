@@ -15,7 +15,7 @@ from wenlu.models.checkpoint import load_model
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.inspection import Inspection, inspect_step
 from wenlu.training.precision import machine
-from wenlu.training.preparation import Prepared, fit_first_weights, prepare
+from wenlu.training.preparation import Prepared, fit_first_weights, prepare_again
 from wenlu.training.results import written
 from wenlu.training.run import check_state, read_settings, restore, training_digest
 from wenlu.training.settings import RunSettings
@@ -49,7 +49,7 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
         resolved = _as_logged(run)
         for checkpoint in checkpoints[-2:]:
             _refuse_damaged(checkpoint)
-        prepared = prepare(resolved, store=store)
+        prepared = prepare_again(run, resolved, checkpoints[-2] if len(checkpoints) > 1 else None, store=store)
         check_state(checkpoints[-1], prepared, prepared.settings, allow_inexact=False)
         with machine(prepared.settings.train):
             return _replay(run, prepared, checkpoints)
@@ -65,9 +65,9 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
     """
     run = Run.open(path)
     with run.lock():
-        prepared = prepare(_as_logged(run), store=store)
+        resolved, checkpoint = _as_logged(run), run.newest_checkpoint(before=number)
+        prepared = prepare_again(run, resolved, checkpoint, store=store)
         with machine(prepared.settings.train):
-            checkpoint = run.newest_checkpoint(before=number)
             if checkpoint is None:
                 fit_first_weights(prepared)
             trainer = prepared.trainer()
