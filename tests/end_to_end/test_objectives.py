@@ -91,6 +91,9 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
     run = tmp_path / "run"
     found = wenlu("train", tmp_path / "settings.toml", *tiny, "--data", tmp_path / "text.txt", "-o", run)
     assert found.exit_code == 0, found.output
+    hint = f"wenlu fill --model {run}" if KINDS[task][0] == "bert" else f"wenlu evaluate {run}"
+    said = "".join(found.stderr.split())  # lines may be broken anywhere
+    assert hint.replace(" ", "") in said and "wenlugenerate" not in said
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     [final] = [record for record in log if record["event"] == "final_evaluation"]
     assert set(final) >= {"loss", "accuracy", "unigram_accuracy"}
@@ -108,6 +111,11 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(rows["nats"]) / sum(rows["targets"]) == pytest.approx(scores["loss"]["value"])
     shown = wenlu("evaluate", run)
     assert "unigram_accuracy" in shown.stdout and f"{scores['loss']['value']:.4f}" in shown.stdout
+    assert "nats (-ln p) a target" in " ".join(shown.stdout.split())
+    monkeypatch.setenv("WENLU_LANG", "zh")
+    chinese = wenlu("evaluate", run).stdout
+    monkeypatch.delenv("WENLU_LANG")
+    assert "目标" in chinese and not any(f"{word} " in chinese for word in ("share", "mean", "nats"))
     files = wenlu("evaluate", run, "--data", tmp_path / "text.txt", "--limit", "400", "--json")
     assert files.exit_code == 0, files.output
     assert wenlu("evaluate", run, "--stride", "3").exit_code == 2

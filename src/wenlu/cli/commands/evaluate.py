@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wenlu.evaluation.corpus import Corpus
     from wenlu.evaluation.evaluator import Evaluation
     from wenlu.models.device import DeviceName
-    from wenlu.tasks._base import CorpusObjective
+    from wenlu.tasks._base import CorpusObjective, Score
 
 
 @output.command("evaluate")
@@ -89,7 +89,13 @@ def _objective(
     record = {"model": contestant.as_record(), "data": corpus.record(), **found.as_record()}
     columns = [text(f"evaluation.column_{name}") for name in ("score", "value", "interval", "count", "meaning")]
     rows = [
-        (name, f"{score.value:.4f}", shown_interval(found.intervals.get(name)), f"{score.count:,}", score.definition)
+        (
+            name,
+            f"{score.value:.4f}",
+            shown_interval(found.intervals.get(name)),
+            f"{score.count:,}",
+            _meaning(name, score),
+        )
         for name, score in found.scores.items()
     ]
     table = output.render(output.table(columns, rows, title=text("evaluation.evaluation_title", model=contestant.name)))
@@ -98,6 +104,14 @@ def _objective(
     if path is not None:
         write_report(path, record, found)
         notice("evaluation.report_written", path=path)
+
+
+def _meaning(name: str, score: Score) -> str:
+    """What a score of an objective is, in the reader's language; a plugin's own score has its definition alone."""
+    try:
+        return text(f"evaluation.meaning_{name}")
+    except KeyError:
+        return score.definition
 
 
 def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) -> Corpus:

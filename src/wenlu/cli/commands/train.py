@@ -14,6 +14,7 @@ from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.core.settings import Resolved
+    from wenlu.models.roles import Architecture
     from wenlu.training.results import RunResult
     from wenlu.training.settings import RunSettings
 
@@ -174,6 +175,17 @@ def _run_path(where: str) -> Path:
     return path if path.is_dir() or not (RUNS / where).is_dir() else RUNS / where
 
 
+def _architecture(path: Path) -> Architecture:
+    """What a run trained, by its task."""
+    from wenlu.core.runs import Run
+    from wenlu.tasks._base import CorpusObjective
+    from wenlu.training.preparation import create_task
+    from wenlu.training.run import read_settings
+
+    task = create_task(read_settings(Run(path)).value.task)
+    return task.architecture if isinstance(task, CorpusObjective) else "decoder"
+
+
 def _report(result: RunResult) -> int:
     """Print how the run ended; its exit code."""
     record: dict[str, object] = {
@@ -188,6 +200,6 @@ def _report(result: RunResult) -> int:
     table = output.table((text("training.column_score"), text("training.column_value")), rows) if rows else None
     sentence = text("training.finished", path=result.path, step=result.step, seconds=result.seconds)
     if result.state == "finished":
-        notice("training.try_it", path=result.path)
+        notice(f"training.try_{_architecture(result.path)}", path=result.path)
     output.result(record, text=sentence, table=table)
     return result.exit_code
