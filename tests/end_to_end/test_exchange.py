@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from tiny_tokenizers import tiny
+from wenlu import exchange
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.cli.main import main
 from wenlu.core import plugins
@@ -309,6 +310,20 @@ def test_parity_compares_every_head(tmp_path: Path) -> None:
     assert message["id"] == "evaluation.parity_heads" and "pooler, sequence" in message["found"]
 
 
+def test_weights_that_are_not_finite_are_copied_and_named(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["transformer.wpe.weight"][3, 5] = float("nan")
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    [told] = said(wenlu("import", checkpoint, "-o", tmp_path / "model"))["notices"]
+    assert "decoder.embeddings.position.weight" in told
+    assert load_file(tmp_path / "model/model.safetensors")["transformer.wpe.weight"][3, 5].isnan()
+
+
+def test_zeros_of_another_sign_are_not_the_same() -> None:
+    zeros = torch.zeros(3)
+    assert exchange._same_bits(zeros, zeros.clone()) and not exchange._same_bits(zeros, -zeros)
+
+
 def as_pickle(checkpoint: Path, state: object, name: str = "pytorch_model.bin") -> None:
     (checkpoint / "model.safetensors").unlink(missing_ok=True)
     torch.save(state, checkpoint / name)
@@ -316,10 +331,10 @@ def as_pickle(checkpoint: Path, state: object, name: str = "pytorch_model.bin") 
 
 def test_a_pickle_is_converted_on_request_bit_for_bit(checkpoint: Path, tmp_path: Path) -> None:
     state = reference_model().state_dict()  # the output matrix is the embedding, in one memory
-    as_pickle(checkpoint, {"model": state, "step": 7}, "last.ckpt")
+    as_pickle(checkpoint, {"model": {**state, "steps": 7}, "epoch": 1}, "last.ckpt")
     torch.save({}, checkpoint / "optimizer.pt")
     record = said(wenlu("import", checkpoint, "--convert-pickle", "-o", tmp_path / "one"))
-    assert record["converted"] == ["last.ckpt"]
+    assert (record["converted"], record["converted_left"]) == (["last.ckpt"], ["steps"])
     assert record["files_left"] == ["optimizer.pt"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir() if path.is_dir()) == []
     (checkpoint / "last.ckpt").unlink()

@@ -51,6 +51,7 @@ def _rows(report: Imported) -> list[tuple[str, str]]:
     shown = {
         "family": text("exchange.family", family=report.family, parameters=report.parameters),
         "converted": names(report.converted),
+        "converted_left": names(report.converted_left),
         "config": names(report.config_used),
         "tokenizer": text(
             "exchange.tokenizer",

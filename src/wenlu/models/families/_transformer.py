@@ -294,7 +294,7 @@ class TransformerFamily:
     ) -> TransformerConfig:
         """The config with the heads that the file has; tied is what has no output matrix of its own.
 
-        What a classifier judges, a row or each token, only the name of the architecture may say.
+        What a classifier judges, a row or each token, a pooler or only the name of the architecture may say.
 
         Raises:
             CheckpointError: ``models.tensors_missing`` when the config.json says that the output matrix is one of its
@@ -308,7 +308,9 @@ class TransformerFamily:
                 heads.add("token" if entry.only == "token" else head)
                 if entry.ours[0] == _CLASSIFIER:
                     classes = len(weights.read(names[theirs]))
-        if "sequence" in heads and any("TokenClassification" in name for name in hf.names("architectures")):
+        pooled = all("pooler" in one for one in self.architectures.values() if "sequence" in one)
+        of_tokens = any("TokenClassification" in name for name in hf.names("architectures"))
+        if "sequence" in heads and (of_tokens or (pooled and "pooler" not in heads)):
             heads = heads - {"sequence"} | {"token"}
         if config.head_transform is None and not heads & {"sequence", "token", "span"}:
             heads.add("language_model")
