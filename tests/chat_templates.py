@@ -103,11 +103,11 @@ FEATURES = """\
 {% endfor -%}
 {% for part in [1, [2, [3]]] recursive %}{{ loop(part) if part is iterable else part }}{{ loop.depth }}{% endfor %}
 {% for x in nothing %}never{% else %}none{% endfor %} {{ messages | map('length') | join }}{{ (messages | first).role }}
-{{ namespace(a=1).a }} {{ dict([('k', 'v')]).get('k') }} {{ 'x' in messages[0] }} {{ messages | map('upper') and 'yes' }}
+{{ namespace(a=1).a }} {{ dict([('k', 'v')]).get('k') }} {{ 'x' in messages[0] }} {{ messages | map('upper') and 'y' }}
 {{ ['b', 'a', 'b'] | unique | sort(reverse=true) | join('-') }} {{ {'b': 1, 'a': 2} | dictsort }} {{ 'é' | tojson }}
 {{ 'ab' | list }} {{ 'a b' | title }} {{ -7 // 2 }} {{ 7 / 2 }} {{ 1.0 * 3 }} {{ '%.2f' % 1.005 }} {{ "%s" % 'x' }}
 {{ none | default('n', true) }} {{ '' | d('e', true) }} {{ [1, none] | reject('none') | list }} {{ 3 | string ~ 4 }}
-[3, 1] {{ [3, 1, 2] | sort | last }} {{ [1, 2] | sum + 2 ** 3 }} {{ 2.567 | round(1) }} {{ 'a,b'.partition(',') | list }}
+[3, 1] {{ [3, 1, 2] | sort | last }} {{ [1, 2] | sum + 2 ** 3 }} {{ 2.567 | round(1) }} {{ 'a,b'.partition(',')|list }}
 """
 FEATURES = "{% macro wrapped() %}<{{ caller('in') }}>{% endmacro %}" + FEATURES
 
