@@ -37,6 +37,18 @@ def lines(language: str) -> list[str]:
 
 
 @functools.cache
+def is_tied(family: str, text: str) -> bool:
+    """Whether several segmentations are best, up to float32: which one is taken is nobody's promise. BPE has none."""
+    import sentencepiece
+
+    if SETTINGS[family]["model_type"] != "unigram":
+        return False
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model(family))
+    scores = [one.score for one in processor.nbest_encode(text, nbest_size=2, return_type="proto").nbests]
+    return len(scores) == 2 and scores[0] - scores[1] < 1e-3
+
+
+@functools.cache
 def model(family: str) -> bytes:
     """The serialized model of a family."""
     import sentencepiece

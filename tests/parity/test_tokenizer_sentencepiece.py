@@ -13,7 +13,7 @@ import sentencepiece
 import transformers
 from transformers import AutoTokenizer
 
-from tiny_sentencepiece import lines, model
+from tiny_sentencepiece import is_tied, lines, model
 from wenlu.core.errors import TokenizerError
 from wenlu.tokenization import hf
 from wenlu.tokenization.tokenizer import Tokenizer
@@ -66,10 +66,12 @@ def own_ids(family: str) -> Callable[[str], list[int]]:
 @pytest.mark.parametrize("family", [name for name in FILES if name != "albert"])  # which changes the text before
 def test_the_package_gives_the_same_ids_and_texts(family: str, tmp_path: Path) -> None:
     ours, ids_of = Tokenizer.load(directory_of(family, tmp_path)), own_ids(family)
-    for text in [*TEXTS, *DIFFICULT]:
+    untied = [text for text in TEXTS if not is_tied(family, text)]
+    assert len(untied) > 0.9 * len(TEXTS)
+    for text in [*untied, *DIFFICULT]:
         assert ours.encode(text) == ids_of(text), text
     processor = sentencepiece.SentencePieceProcessor(model_proto=model(family))
-    known = [text for text in TEXTS if processor.unk_id() not in processor.encode(text)]
+    known = [text for text in untied if processor.unk_id() not in processor.encode(text)]
     assert len(known) > 100
     assert [ours.decode(ours.encode(text)) for text in known] == [processor.decode(processor.encode(t)) for t in known]
 
@@ -80,6 +82,8 @@ def test_transformers_gives_the_same_ids_with_special_tokens(family: str, tmp_pa
     theirs = getattr(transformers, str(CONFIGS[family]["tokenizer_class"])).from_pretrained(tmp_path)
     ours = Tokenizer.load(tmp_path)
     for text, other in zip(TEXTS, reversed(TEXTS), strict=True):
+        if is_tied(family, text) or is_tied(family, other):
+            continue
         if not text or not other or " " in (text[0], other[0]) or "<unk>" in text + other:  # where theirs differs from
             continue  # the package: a blank at the start is doubled, and <unk> in a text is no text
         first, second = ours.encode(text), ours.encode(other)
@@ -123,9 +127,11 @@ def test_marian_counts_two_files_by_one_list(tmp_path: Path) -> None:
     source.save(tmp_path / "saved")
     for place in (tmp_path, tmp_path / "saved"):
         source, target = Tokenizer.load(place), Tokenizer.load(place, side="target")
-        for text in [*TEXTS[::2], ">>eng<< 文本"]:
+        sides = {side: [text for text in TEXTS[::2] if not is_tied(side, text)] for side in ("source", "target")}
+        assert min(map(len, sides.values())) > 0.9 * len(TEXTS[::2])
+        for text in [*sides["source"], ">>eng<< 文本"]:
             assert source.with_special_tokens(source.encode(text)).ids == theirs(text)["input_ids"], text
-        for text in TEXTS[::2]:
+        for text in sides["target"]:
             ids = theirs(text_target=text)["input_ids"]
             assert target.with_special_tokens(target.encode(text)).ids == ids, text
     assert (source.pad_id, source.end_id, source.vocab_size) == (theirs.pad_token_id, theirs.eos_token_id, len(theirs))

@@ -207,6 +207,8 @@ def _broken_output() -> str:
     path = os.path.realpath("/dev/stdout")
     try:
         sys.stdout.flush()
+        if isinstance(getattr(sys.stdout, "buffer", None), io.BufferedWriter):
+            os.write(sys.stdout.fileno(), b"")  # what was too long for the buffer is in it no more
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return path

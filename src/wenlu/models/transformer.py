@@ -193,18 +193,29 @@ class Stack(nn.Module):
 
     def forward(
         self,
-        x_BSE: Tensor,
+        inputs: Tensor,
         positions_BS: Tensor,
         visible: Visibility,
         *,
+        tokens_VE: Tensor | None = None,
         segments_BS: Tensor | None = None,
         cache: KeyValueCache | None = None,
         memory_BTD: Tensor | None = None,
         memory_visible: Visibility | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm, of the tokens' vectors or of a spectrogram's states."""
+        """Hidden states after the final norm, of token ids (B, S) or of a spectrogram's states (B, S, E).
+
+        ``tokens_VE`` is another stack's table, for one without. Tokens are looked up here, as all that is compiled.
+        """
         config = self.config
-        S = x_BSE.shape[1]
+        S = inputs.shape[1]
+        if inputs.is_floating_point():
+            x_BSE = inputs
+        elif self.embeddings.token is not None:
+            x_BSE = self.embeddings.token(inputs)
+        else:
+            assert tokens_VE is not None, "a stack without a table of tokens needs another's"
+            x_BSE = F.embedding(inputs, tokens_VE)
         T = S if cache is None else cache.length
         x_BSD = self.embeddings(x_BSE, positions_BS, segments_BS)
         if self.relative is not None:
@@ -355,8 +366,10 @@ class Transformer(nn.Module):
                 if memory_document_ids is not None and not cache.nothing_said:  # unsaid, the last document goes on
                     documents = cache.documents_BT[:, cache.length - input_ids_BS.shape[1] : cache.length]
             visible = see_memory(memory_documents, documents)
+        shared = self.decoder.embeddings.token is None
         output: Tensor = self.decoder(
-            self.token_embedding(input_ids_BS), placement.positions, placement.visible,
+            input_ids_BS, placement.positions, placement.visible,
+            tokens_VE=self.token_embedding.weight if shared else None,
             segments_BS=segments, cache=cache, memory_BTD=memory, memory_visible=visible,
         )  # fmt: skip
         return output
@@ -377,13 +390,13 @@ class Transformer(nn.Module):
         """
         assert self.encoder is not None, "this model has no encoder"
         reader = self.encoder.embeddings.spectrogram
-        x_BTE = self.token_embedding(inputs) if reader is None else reader(inputs)
+        inputs = inputs if reader is None else reader(inputs)
         placement = place(
-            x_BTE[:, :, 0] if reader is not None else inputs,
+            inputs if reader is None else inputs[:, :, 0],
             mask=mask, positions=positions, document_ids=document_ids, attention=self.encoder.config.attention,
         )  # fmt: skip
         self._check_positions(placement.positions, self.encoder.config)
-        output: Tensor = self.encoder(x_BTE, placement.positions, placement.visible, segments_BS=segments)
+        output: Tensor = self.encoder(inputs, placement.positions, placement.visible, segments_BS=segments)
         return output
 
     def logits(self, hidden: Tensor) -> Tensor:
