@@ -7,7 +7,7 @@ its damage has a length that is known beforehand, so that only the last window o
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -25,7 +25,6 @@ from wenlu.tasks._base import (
     Batch,
     Carried,
     EncoderDecoder,
-    Finding,
     Loss,
     Score,
     Skip,
@@ -34,8 +33,8 @@ from wenlu.tasks._base import (
 from wenlu.tasks._heads import with_ids
 from wenlu.tasks._rows import DrawnRows, Row, fill, row_generators, stack
 from wenlu.tasks._targets import Guesses
+from wenlu.tasks._texts import GuessingTask
 from wenlu.tasks._vocabulary import Vocabulary
-from wenlu.tasks.causal_lm import empty_documents, shuffled
 from wenlu.tokenization.tokenizer import Tokenizer
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
@@ -58,7 +57,7 @@ class Lengths:
     targets: int
 
 
-class Corruption(Generic[SettingsT]):
+class Corruption(GuessingTask, Generic[SettingsT]):
     """A task for encoder-decoders: subclasses say how a text is damaged; see ``tasks/_base.py`` for the methods."""
 
     architecture: Architecture = "encoder_decoder"
@@ -115,18 +114,6 @@ class Corruption(Generic[SettingsT]):
         windows = PackedWindows(store, sequence_length=lengths.tokens, seed=seed, epoch=epoch, shuffle=shuffle)
         return DrawnRows(windows, make, seed=seed, epoch=epoch)
 
-    def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
-        """The documents in a random order."""
-        return shuffled(source, generator)
-
-    def check(self, rows: Sequence[str]) -> Iterator[Finding]:
-        """Only an empty document is wrong."""
-        return empty_documents(rows)
-
-    def build(self, model: nn.Module) -> nn.Module:
-        """A language model is its own head."""
-        return model
-
     def encode(self, example: str, tokenizer: Tokenizer) -> list[Features] | Skip:
         """The document's tokens and the end token."""
         ids = tokenizer.encode(example)
@@ -154,14 +141,6 @@ class Corruption(Generic[SettingsT]):
         logits, hidden = cast(EncoderDecoder, module).logits, self._hidden(module, batch)
         labels, is_text, chunk_rows = batch["labels"], batch["is_text"], self.settings.chunk_rows
         return _targets.guesses(logits, hidden, labels, chunk_rows=chunk_rows, is_text=is_text)
-
-    def merge(self, parts: Sequence[Guesses]) -> list[Guesses]:
-        """The tokens of a document."""
-        return list(parts)
-
-    def metrics(self, predictions: Sequence[list[Guesses]], references: Sequence[str]) -> dict[str, Score]:
-        """Loss (nats a token), accuracy, and the accuracy of the most frequent token."""
-        return self.scores([part for parts in predictions for part in parts])
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """The same of parts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,8 +12,9 @@ from torch import nn
 
 from wenlu.core.settings import refuse_outside
 from wenlu.models.config import Cache, LanguageModel
-from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Finding, Loss, Score, Skip, TaskSettings
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Loss, Score, Skip, TaskSettings
 from wenlu.tasks._targets import cross_entropy, guesses
+from wenlu.tasks._texts import TextTask
 from wenlu.tokenization.tokenizer import Tokenizer
 
 
@@ -32,24 +33,12 @@ class Part:
     log_probabilities: list[float]
 
 
-class CausalLM:
+class CausalLM(TextTask):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
     def __init__(self, settings: TaskSettings | None = None) -> None:
         self.settings = settings or TaskSettings()
         refuse_outside("training.range", "task", self.settings, {">= 1": ("chunk_rows",)})
-
-    def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
-        """The documents in a random order."""
-        return shuffled(source, generator)
-
-    def check(self, rows: Sequence[str]) -> Iterator[Finding]:
-        """Only an empty document is wrong."""
-        return empty_documents(rows)
-
-    def build(self, model: nn.Module) -> nn.Module:
-        """A language model is its own head."""
-        return model
 
     def encode(self, example: str, tokenizer: Tokenizer) -> list[Features] | Skip:
         """The document's tokens and the end token, which is the start context too."""
@@ -111,19 +100,6 @@ class CausalLM:
             "loss": Score(loss, "mean -ln p over all tokens, end of text included", count),
             "perplexity": Score(math.exp(loss), "exp(loss)", count),
         }
-
-
-def shuffled(source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
-    """The documents in a random order."""
-    for index in torch.randperm(len(source), generator=generator).tolist():
-        yield source[index]
-
-
-def empty_documents(rows: Sequence[str]) -> Iterator[Finding]:
-    """The findings of a corpus in which only an empty document is wrong."""
-    for number, row in enumerate(rows, start=1):
-        if not row.strip():
-            yield Finding("tasks.empty_document", str(number))
 
 
 SETTINGS = TaskSettings

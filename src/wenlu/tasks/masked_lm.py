@@ -6,7 +6,7 @@ What is masked is drawn anew every time a row is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,13 +18,13 @@ from wenlu.data.packing import PieceWindows
 from wenlu.data.store import Int64Array, TokenStore
 from wenlu.models.config import Head
 from wenlu.tasks import _targets
-from wenlu.tasks._base import IGNORE_INDEX, Architecture, Batch, Carried, Encoder, Finding, Loss, Score, Skip, Term
+from wenlu.tasks._base import IGNORE_INDEX, Architecture, Batch, Carried, Encoder, Loss, Score, Skip, Term
 from wenlu.tasks._heads import with_heads, with_ids
 from wenlu.tasks._masking import MaskSettings, mask
 from wenlu.tasks._rows import DrawnRows, Row, fill, row_generators, stack
 from wenlu.tasks._targets import Guesses
+from wenlu.tasks._texts import GuessingTask
 from wenlu.tasks._vocabulary import MASK, SEPARATOR, START, Vocabulary
-from wenlu.tasks.causal_lm import empty_documents, shuffled
 from wenlu.tokenization.tokenizer import Tokenizer
 
 
@@ -36,7 +36,7 @@ class Features:
     vocabulary: Vocabulary
 
 
-class MaskedLM:
+class MaskedLM(GuessingTask):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
     architecture: Architecture = "encoder"
@@ -76,18 +76,6 @@ class MaskedLM:
         windows = PieceWindows(store, sequence_length=sequence_length, marks=2, seed=seed, epoch=epoch, shuffle=shuffle)
         return DrawnRows(windows, make, seed=seed, epoch=epoch)
 
-    def examples(self, source: Sequence[str], generator: torch.Generator) -> Iterator[str]:
-        """The documents in a random order."""
-        return shuffled(source, generator)
-
-    def check(self, rows: Sequence[str]) -> Iterator[Finding]:
-        """Only an empty document is wrong."""
-        return empty_documents(rows)
-
-    def build(self, model: nn.Module) -> nn.Module:
-        """A language model is its own head."""
-        return model
-
     def encode(self, example: str, tokenizer: Tokenizer) -> list[Features] | Skip:
         """The document's tokens."""
         ids = tokenizer.encode(example)
@@ -115,14 +103,6 @@ class MaskedLM:
     def predict(self, module: nn.Module, batch: Batch) -> list[Guesses]:
         """What the model makes of the masked tokens."""
         return self._guesses(module, hidden_states(module, batch), batch)
-
-    def merge(self, parts: Sequence[Guesses]) -> list[Guesses]:
-        """The masked tokens of a document."""
-        return list(parts)
-
-    def metrics(self, predictions: Sequence[list[Guesses]], references: Sequence[str]) -> dict[str, Score]:
-        """Loss (nats a masked token), accuracy, and the accuracy of the most frequent token."""
-        return self.scores([part for parts in predictions for part in parts])
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """The same of parts."""

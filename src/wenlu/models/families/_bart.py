@@ -17,7 +17,7 @@ from wenlu.models.config import (
     given,
 )
 from wenlu.models.families._bert import ACTIVATIONS
-from wenlu.models.families._files import HFConfig
+from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import (
     COMMON,
     SETTINGS,
@@ -123,7 +123,7 @@ class BartKind:
             "is_encoder_decoder": True,
             "d_model": main.hidden_size,
             "scale_embedding": main.embedding_scale != 1.0,
-            "activation_function": {o: t for t, o in reversed(ACTIVATIONS.items())}.get(main.activation),
+            "activation_function": written_choice(ACTIVATIONS, main.activation),
             "dropout": main.residual_dropout,
             "attention_dropout": main.attention_dropout,
             "activation_dropout": main.ffn_dropout,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wenlu.models.config import Activation, Head, ModelSettings, OuterNorm, StackConfig, TransformerConfig, given
-from wenlu.models.families._files import HFConfig
+from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import (
     COMMON,
     SETTINGS,
@@ -123,7 +123,7 @@ class BertKind:
             keys["num_heads"]: stack.num_heads,
             keys["intermediate_size"]: stack.intermediate_size,
             keys["max_positions"]: stack.max_positions + self.position_offset,
-            keys["activation"]: {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}.get(stack.activation),
+            keys["activation"]: written_choice(ACTIVATIONS, stack.activation),
             keys["dropout"]: stack.residual_dropout,
             keys["attention_dropout"]: stack.attention_dropout,
             keys["classifier_dropout"]: config.classifier_dropout,

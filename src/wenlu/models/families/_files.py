@@ -130,6 +130,11 @@ class HFConfig:
         return value
 
 
+def written_choice(choices: Mapping[str, T], value: T) -> str | None:
+    """The first word that stands for a value, the inverse of ``HFConfig.choice``; None when none does."""
+    return next((word for word, meant in choices.items() if meant == value), None)
+
+
 class Weights:
     """The tensors of a directory, in one file or in shards, or of a GGUF file, read from memory maps."""
 

@@ -15,7 +15,7 @@ from wenlu.models.config import (
     TransformerConfig,
     given,
 )
-from wenlu.models.families._files import HFConfig
+from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import COMMON, TransformerFamily, read_ids, table, written_vocabulary
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -153,7 +153,7 @@ class LlamaKind:
             "intermediate_size": stack.intermediate_size,
             "max_position_embeddings": stack.max_positions,
             "rms_norm_eps": stack.norm_eps,
-            self.activation_key: {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}.get(stack.activation),
+            self.activation_key: written_choice(ACTIVATIONS, stack.activation),
             "attention_dropout": stack.attention_dropout,
             "rope_theta": stack.rope_theta,
             "attention_bias": stack.biases >= ATTENTION_BIASES,

@@ -13,7 +13,7 @@ from wenlu.models.config import (
     TransformerConfig,
     given,
 )
-from wenlu.models.families._files import HFConfig
+from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import (
     COMMON,
     SETTINGS,
@@ -120,7 +120,7 @@ def to_hf(config: TransformerConfig) -> dict[str, object]:
         "relative_attention_num_buckets": stack.relative_buckets,
         "relative_attention_max_distance": stack.relative_distance,
         "layer_norm_epsilon": stack.norm_eps,
-        "feed_forward_proj": {ours: theirs for theirs, ours in PROJECTIONS.items()}.get((stack.ffn, stack.activation)),
+        "feed_forward_proj": written_choice(PROJECTIONS, (stack.ffn, stack.activation)),
         "dropout_rate": stack.residual_dropout,
     }
 

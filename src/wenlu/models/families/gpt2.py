@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wenlu.models.config import Activation, ModelSettings, StackConfig, TransformerConfig, given
-from wenlu.models.families._files import HFConfig
+from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import COMMON, SETTINGS, TransformerFamily, read_ids, table, written_vocabulary
 
 ACTIVATIONS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -62,7 +62,7 @@ def to_hf(config: TransformerConfig) -> dict[str, object]:
         "n_inner": stack.intermediate_size,
         "n_positions": stack.max_positions,
         "layer_norm_epsilon": stack.norm_eps,
-        "activation_function": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}.get(stack.activation),
+        "activation_function": written_choice(ACTIVATIONS, stack.activation),
         "scale_attn_weights": stack.attention_scale is None,
         "embd_pdrop": stack.embedding_dropout,
         "attn_pdrop": stack.attention_dropout,
