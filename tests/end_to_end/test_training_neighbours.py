@@ -173,8 +173,14 @@ def test_a_long_evaluation_is_left_in_the_middle(
     (tmp_path / "corpus").symlink_to(saved.parent / "corpus")
 
     def wait_long() -> None:
+        """Many short waits, as an evaluation is many short calls.
+
+        Where a stopped process is woken, any of its threads may take the signal, and a sleep of the main thread then
+        goes on to its end.
+        """
         pause()
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
 
     with stopped(lambda: goes_on(run, Score({call: wait_long}))) as child:
         started = time.monotonic()
