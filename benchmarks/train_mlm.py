@@ -68,12 +68,12 @@ class Variant:
 
 
 VARIANTS = [
+    Variant("Wenlu fp32", "ours", "fp32"),
     Variant("Wenlu bf16", "ours", "bf16"),
     Variant("Trainer bf16, line by line", "lines", "bf16"),
     Variant("Trainer bf16, grouped", "grouped", "bf16"),
 ]
 MORE = [
-    Variant("Wenlu fp32", "ours", "fp32"),
     Variant("Wenlu bf16, dropout 0.1", "ours", "bf16", dropout=0.1),
     Variant("Trainer bf16, line by line, dropout 0.1", "lines", "bf16", dropout=0.1),
     Variant("Trainer bf16, grouped, dropout 0.1", "grouped", "bf16", dropout=0.1),
