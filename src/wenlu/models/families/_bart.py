@@ -19,14 +19,9 @@ from wenlu.models.config import (
 from wenlu.models.families._bert import ACTIVATIONS
 from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import (
-    COMMON,
-    SETTINGS,
-    Architectures,
-    Entry,
     TransformerFamily,
     read_ids,
     table,
-    written_vocabulary,
 )
 
 STACK = """
@@ -53,13 +48,10 @@ STACKS = table(STACK.replace("{s}", "encoder") + STACK.replace("{s}", "decoder")
 EMBEDDINGS = tuple((f"model.{stack}.embed_tokens.weight", "model.shared.weight") for stack in ("encoder", "decoder"))
 
 
-@dataclass(frozen=True)
-class BartKind:
+@dataclass(frozen=True, kw_only=True)
+class BartKind(TransformerFamily):
     """The little in which they differ."""
 
-    model_type: str
-    entries: tuple[Entry, ...]
-    architectures: Architectures
     position: Position = "learned"
     position_offset: int = 0
     norm_placement: NormPlacement = "after"
@@ -69,8 +61,6 @@ class BartKind:
     head_bias: bool = True
     spectrograms: bool = False
     new_activation: str = "gelu"  # of a new model
-    ignored: tuple[str, ...] = ()
-    copies: tuple[tuple[str, str], ...] = ()
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json."""
@@ -115,11 +105,10 @@ class BartKind:
             decoder=stack("decoder", "causal", hf.integer(target), width),
         )
 
-    def to_hf(self, config: TransformerConfig) -> dict[str, object]:
-        """Write a config.json."""
+    def own_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """What a config.json says of the choices."""
         main = config.main
         hf: dict[str, object] = {
-            **written_vocabulary(config),
             "is_encoder_decoder": True,
             "d_model": main.hidden_size,
             "scale_embedding": main.embedding_scale != 1.0,
@@ -139,8 +128,8 @@ class BartKind:
         places = {"max_source_positions": encoder.max_positions, "max_target_positions": main.max_positions}
         return hf | places | {"num_mel_bins": encoder.mel_bins}
 
-    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
-        """The config of a new model, by default four layers of 192 in each stack."""
+    def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
+        """By default four layers of 192 in each stack."""
         width, positions = given(settings.hidden_size, 192), given(settings.max_positions, sequence_length)
         hf: dict[str, object] = {
             "vocab_size": vocab_size,
@@ -155,23 +144,7 @@ class BartKind:
             hf[f"{name}_layers"] = given(settings.num_layers, 4)
             hf[f"{name}_attention_heads"] = given(settings.num_heads, 3)
             hf[f"{name}_ffn_dim"] = given(settings.intermediate_size, 4 * width)
-        return self.config(HFConfig(hf, SETTINGS))
-
-    def family(self) -> TransformerFamily:
-        """The family that has these differences."""
-        return TransformerFamily(
-            model_type=self.model_type,
-            config=self.config,
-            to_hf=self.to_hf,
-            settings_to_config=self.settings_to_config,
-            entries=self.entries,
-            architectures=self.architectures,
-            prefix="model.",
-            uses=COMMON,
-            scheme="gpt2",
-            ignored=self.ignored,
-            copies=self.copies,
-        )
+        return hf
 
 
 _POSITIONS = "max_position_embeddings"

@@ -8,13 +8,8 @@ from dataclasses import dataclass
 from wenlu.models.config import Activation, Head, ModelSettings, OuterNorm, StackConfig, TransformerConfig, given
 from wenlu.models.families._files import HFConfig, written_choice
 from wenlu.models.families._transformer import (
-    COMMON,
-    SETTINGS,
-    Architectures,
-    Entry,
     TransformerFamily,
     read_ids,
-    written_vocabulary,
 )
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -53,14 +48,10 @@ def architectures(name: str, *, pooled: bool = True, pairs: str = "") -> dict[st
     return found
 
 
-@dataclass(frozen=True)
-class BertKind:
+@dataclass(frozen=True, kw_only=True)
+class BertKind(TransformerFamily):
     """The little in which they differ."""
 
-    model_type: str
-    entries: tuple[Entry, ...]
-    architectures: Architectures
-    prefix: str
     keys: Mapping[str, str]  # their names of sizes
     position_offset: int = 0
     segments: int | None = 2  # of a new model; None: no segments
@@ -68,8 +59,6 @@ class BertKind:
     norm_eps: float | None = None  # None: the config.json says
     default_activation: str = "gelu"
     pooler_activation: Activation = "tanh"
-    ignored: tuple[str, ...] = ()
-    copies: tuple[tuple[str, str], ...] = ()
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json."""
@@ -113,11 +102,10 @@ class BertKind:
             ),
         )
 
-    def to_hf(self, config: TransformerConfig) -> dict[str, object]:
-        """Write a config.json."""
+    def own_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """What a config.json says of the choices."""
         stack, keys = config.main, self.keys
         hf: dict[str, object] = {
-            **written_vocabulary(config),
             keys["hidden_size"]: stack.hidden_size,
             keys["num_layers"]: stack.num_layers,
             keys["num_heads"]: stack.num_heads,
@@ -138,10 +126,10 @@ class BertKind:
             hf |= {"num_hidden_groups": stack.distinct_layers, "embedding_size": stack.token_size}
         return hf
 
-    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
-        """The config of a new model, by default four layers of 192."""
+    def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
+        """By default four layers of 192."""
         hidden_size = given(settings.hidden_size, 192)
-        hf = {
+        return {
             "vocab_size": vocab_size,
             "tie_word_embeddings": given(settings.tie_embeddings, True),
             "pad_token_id": None,
@@ -155,20 +143,3 @@ class BertKind:
             self.keys["dropout"]: given(settings.dropout, 0.0),
             self.keys["attention_dropout"]: given(settings.dropout, 0.0),
         }
-        return self.config(HFConfig(hf, SETTINGS))
-
-    def family(self) -> TransformerFamily:
-        """The family that has these differences."""
-        return TransformerFamily(
-            model_type=self.model_type,
-            config=self.config,
-            to_hf=self.to_hf,
-            settings_to_config=self.settings_to_config,
-            entries=self.entries,
-            architectures=self.architectures,
-            prefix=self.prefix,
-            uses=COMMON | ({"embedding_size"} if self.shared_layers else set()),
-            scheme="gpt2",
-            ignored=self.ignored,
-            copies=self.copies,
-        )

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from wenlu.models.config import (
     DEFAULT_ROPE_THETA,
     Activation,
     Bias,
+    Head,
     ModelSettings,
     QueryKeyNorm,
     RopeScaling,
+    Scheme,
     StackConfig,
     TransformerConfig,
     given,
 )
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import COMMON, TransformerFamily, read_ids, table, written_vocabulary
+from wenlu.models.families._transformer import (
+    COMMON,
+    Architectures,
+    Entry,
+    TransformerFamily,
+    read_ids,
+    table,
+)
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 ATTENTION_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o"})
@@ -51,11 +60,15 @@ NORMS = """
 """
 
 
-@dataclass(frozen=True)
-class LlamaKind:
+@dataclass(frozen=True, kw_only=True)
+class LlamaKind(TransformerFamily):
     """The little in which the Llama-like families differ."""
 
-    model_type: str
+    entries: tuple[Entry, ...] = field(init=False)
+    architectures: Architectures = field(init=False)
+    uses: frozenset[str] = COMMON | {"num_kv_heads", "head_dim", "rope_theta"}
+    scheme: Scheme = "wenlu"
+    ignored: tuple[str, ...] = (r".*rotary_emb\.inv_freq",)  # computed
     name: str  # of their classes, as in LlamaForCausalLM
     fixed_biases: frozenset[Bias] | None = None  # None: the config.json says, in attention_bias and mlp_bias
     qk_norm: QueryKeyNorm = "none"
@@ -68,6 +81,13 @@ class LlamaKind:
     attention_softcap: float | None = None  # likewise
     logit_softcap: float | None = None  # likewise
     gemma: bool = False  # norms of weight + 1 at both ends of a sublayer, scaled embeddings, caps
+
+    def __post_init__(self) -> None:
+        names = NAMES + (AROUND if self.gemma else BEFORE) + (NORMS if self.qk_norm == "head" else "")
+        heads: dict[str, Head] = {"CausalLM": "language_model", "SequenceClassification": "sequence"}
+        classes = {f"{self.name}For{what}": frozenset({head}) for what, head in heads.items()}
+        object.__setattr__(self, "entries", table(names))
+        object.__setattr__(self, "architectures", classes)
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json; rotary settings in the older format (rope_theta) and the newer (rope_parameters)."""
@@ -140,11 +160,10 @@ class LlamaKind:
         attention = ATTENTION_BIASES if hf.boolean("attention_bias", False) else frozenset[Bias]()
         return attention | FFN_BIASES if hf.boolean("mlp_bias", False) else attention
 
-    def to_hf(self, config: TransformerConfig) -> dict[str, object]:
-        """Write a config.json, in the older rope format, which all readers know."""
+    def own_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """What a config.json says of the choices, in the older rope format, which all readers know."""
         stack = config.main
         hf: dict[str, object] = {
-            **written_vocabulary(config),
             "hidden_size": stack.hidden_size,
             "num_hidden_layers": stack.num_layers,
             "num_attention_heads": stack.num_heads,
@@ -184,58 +203,30 @@ class LlamaKind:
         dropouts = {"embedding": stack.embedding_dropout, "residual": stack.residual_dropout}
         return hf | {f"wenlu_{name}_dropout": rate for name, rate in dropouts.items() if rate}
 
-    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
-        """The config of a new model; by default four layers of 192, the gated width 8/3 of it rounded to 64."""
-        hidden_size, dropout = given(settings.hidden_size, 192), given(settings.dropout, 0.0)
-        num_heads = given(settings.num_heads, 2)
-        head_size = given(settings.head_dim, hidden_size // num_heads)
-        return TransformerConfig(
-            vocab_size=vocab_size,
-            tie_embeddings=given(settings.tie_embeddings, self.tied),
-            pooled_position="last",
-            classifier_bias=False,
-            decoder=StackConfig(
-                hidden_size=hidden_size,
-                num_layers=given(settings.num_layers, 4),
-                num_heads=num_heads,
-                num_kv_heads=given(settings.num_kv_heads, num_heads),
-                head_dim=settings.head_dim,
-                intermediate_size=given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
-                max_positions=given(settings.max_positions, sequence_length),
-                norm="rms_norm_plus_one" if self.gemma else "rms_norm",
-                norm_placement="around" if self.gemma else "before",
-                norm_eps=1e-6,
-                qk_norm=self.qk_norm,
-                embedding_scale=hidden_size**0.5 if self.gemma else 1.0,
-                attention_scale=head_size**-0.5 if self.gemma else None,
-                position="rotary",
-                rope_theta=given(settings.rope_theta, DEFAULT_ROPE_THETA),
-                ffn="gated",
-                activation="gelu_tanh" if self.gemma else "silu",
-                biases=given(self.fixed_biases, frozenset()),
-                embedding_dropout=dropout,
-                attention_dropout=dropout,
-                residual_dropout=dropout,
-            ),
-        )
+    def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
+        """By default four layers of 192, the gated width 8/3 of it rounded to 64, without windows and caps."""
+        hidden_size, num_heads = given(settings.hidden_size, 192), given(settings.num_heads, 2)
+        dropouts = ("wenlu_embedding_dropout", "attention_dropout", "wenlu_residual_dropout")
+        return {
+            "vocab_size": vocab_size,
+            "tie_word_embeddings": given(settings.tie_embeddings, self.tied),
+            "hidden_size": hidden_size,
+            "num_hidden_layers": given(settings.num_layers, 4),
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": given(settings.num_kv_heads, num_heads),
+            "head_dim": settings.head_dim,
+            "query_pre_attn_scalar": given(settings.head_dim, hidden_size // num_heads),
+            "intermediate_size": given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
+            "max_position_embeddings": given(settings.max_positions, sequence_length),
+            "rope_theta": given(settings.rope_theta, DEFAULT_ROPE_THETA),
+            **dict.fromkeys(("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")),
+            **dict.fromkeys(dropouts, given(settings.dropout, 0.0)),
+        }
 
-    def family(self) -> TransformerFamily:
-        """The family that has these differences."""
-        return TransformerFamily(
-            model_type=self.model_type,
-            config=self.config,
-            to_hf=self.to_hf,
-            settings_to_config=self.settings_to_config,
-            entries=table(NAMES + (AROUND if self.gemma else BEFORE) + (NORMS if self.qk_norm == "head" else "")),
-            architectures={
-                f"{self.name}ForCausalLM": frozenset({"language_model"}),
-                f"{self.name}ForSequenceClassification": frozenset({"sequence"}),
-            },
-            prefix="model.",
-            uses=COMMON | {"num_kv_heads", "head_dim", "rope_theta"},
-            scheme="wenlu",
-            ignored=(r".*rotary_emb\.inv_freq",),  # computed
-        )
+    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
+        """The config of a new model, whose heads divide its width whatever those of the published ones do."""
+        config = super().settings_to_config(settings, vocab_size, sequence_length)
+        return replace(config, decoder=replace(config.main, head_dim=settings.head_dim))
 
 
 def layer_types(num_layers: int, full_every: int | None) -> list[str]:

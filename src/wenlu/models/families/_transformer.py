@@ -7,7 +7,8 @@ ignored; every parameter is filled. Nothing is loaded ``strict=False``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,7 @@ Form = Literal["plain", "transposed", "row"]
 Architectures = Mapping[str, frozenset[Head]]
 """Names of their classes, with the heads that each has."""
 
-SETTINGS = Path("run.toml")  # where the values of a new model come from, in messages
+_SETTINGS = Path("run.toml")  # where the values of a new model come from, in messages
 
 _KINDS = ("weight", "bias", "")
 _OUTPUT, _CLASSIFIER = "head.output", "head.classifier"
@@ -99,27 +100,40 @@ def table(names: str, *, form: Form = "plain", only: Head | FeedForwardKind | No
     return tuple(Entry(theirs.strip(), tuple(ours.split()), form, only) for theirs, ours in rows)
 
 
-@dataclass(frozen=True)
-class TransformerFamily:
+@dataclass(frozen=True, kw_only=True)
+class TransformerFamily(ABC):
     """A family of Transformers. Implements ``wenlu.models.config.Family``.
 
-    ``config`` and ``to_hf`` translate a config.json; a family expresses a model when its config survives writing and
-    reading. ``settings_to_config`` makes the config of a new model. ``architectures`` are the names of their classes,
-    with the heads that each has; which heads a file has, its tensors say.
+    ``config`` and ``own_hf`` translate a config.json; a family expresses a model when its config survives writing and
+    reading. ``new_hf`` is the config.json of a new model. ``architectures`` are the names of their classes, with the
+    heads that each has; which heads a file has, its tensors say.
     """
 
     model_type: str
-    config: Callable[[HFConfig], TransformerConfig]
-    to_hf: Callable[[TransformerConfig], dict[str, object]]
-    settings_to_config: Callable[[ModelSettings, int, int], TransformerConfig]
     entries: tuple[Entry, ...]
     architectures: Architectures
-    prefix: str  # of their base model; files of bare models lack it
-    uses: frozenset[str]
-    scheme: Scheme  # of an untied model; a tied one starts as gpt2
+    prefix: str = "model."  # of their base model; files of bare models lack it
+    uses: frozenset[str] = COMMON
+    scheme: Scheme = "gpt2"  # of an untied model; a tied one starts as gpt2
     ignored: tuple[str, ...] = ()  # patterns of tensors that hold no weights
     copies: tuple[tuple[str, str], ...] = ()  # tensors that must equal another, and that other one
     untied_copies: bool = True  # their untied models look for the copies too
+
+    @abstractmethod
+    def config(self, hf: HFConfig) -> TransformerConfig:
+        """Read a config.json."""
+
+    @abstractmethod
+    def own_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """What a config.json says of the choices; the vocabulary and the heads are added to it."""
+
+    @abstractmethod
+    def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
+        """What the config.json of a new model would say."""
+
+    def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
+        """The config of a new model."""
+        return self.config(HFConfig(self.new_hf(settings, vocab_size, sequence_length), _SETTINGS))
 
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
@@ -218,6 +232,19 @@ class TransformerFamily:
             hf["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
             hf["label2id"] = {label: number for number, label in enumerate(config.labels)}
         return hf
+
+    def to_hf(self, config: TransformerConfig) -> dict[str, object]:
+        """Write a config.json, without what ``written`` says of the heads."""
+        start = {"decoder_start_token_id": config.decoder_start_token_id} if len(config.stacks) > 1 else {}
+        return {
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_embeddings,
+            "bos_token_id": config.start_token_id,
+            "eos_token_id": config.end_token_id,
+            "pad_token_id": config.pad_token_id,
+            **start,
+            **self.own_hf(config),
+        }
 
     def _empty(self, config: TransformerConfig) -> Transformer:
         model = on_meta(config)
@@ -347,19 +374,6 @@ def read_ids(hf: HFConfig) -> SpecialIds:
         "end_token_id": hf.token_id("eos_token_id"),
         "pad_token_id": hf.token_id("pad_token_id"),
         "decoder_start_token_id": hf.token_id("decoder_start_token_id"),
-    }
-
-
-def written_vocabulary(config: TransformerConfig) -> dict[str, object]:
-    """What every config.json says of the vocabulary; of two stacks, also the decoder's first token."""
-    start = {"decoder_start_token_id": config.decoder_start_token_id} if len(config.stacks) > 1 else {}
-    return {
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": config.start_token_id,
-        "eos_token_id": config.end_token_id,
-        "pad_token_id": config.pad_token_id,
-        **start,
     }
 
 

@@ -6,7 +6,7 @@ In training, their feed-forward output has no dropout and their judge of pairs h
 from __future__ import annotations
 
 from wenlu.models.families._bert import KEYS, BertKind, architectures
-from wenlu.models.families._transformer import table
+from wenlu.models.families._transformer import COMMON, table
 
 GROUP = "albert.encoder.albert_layer_groups.{}.albert_layers.0"
 NAMES = """
@@ -38,9 +38,10 @@ FAMILY = BertKind(
     entries=table(NAMES.replace("GROUP", GROUP)),
     architectures=architectures("Albert", pairs="AlbertForPreTraining"),
     prefix="albert.",
+    uses=COMMON | {"embedding_size"},
     keys=KEYS | {"classifier_dropout": "classifier_dropout_prob"},
     shared_layers=True,
     default_activation="gelu_new",
     ignored=(r"albert\.embeddings\.position_ids",),
     copies=(("predictions.decoder.bias", "predictions.bias"),),
-).family()
+)

@@ -32,4 +32,4 @@ FAMILY = BartKind(
     position_offset=2,
     outer_norms=frozenset({"embedding"}),
     copies=EMBEDDINGS,
-).family()
+)

@@ -38,4 +38,4 @@ FAMILY = BertKind(
     keys=KEYS,
     ignored=(r"bert\.embeddings\.position_ids",),
     copies=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
-).family()
+)

@@ -49,4 +49,4 @@ FAMILY = BertKind(
     segments=None,
     norm_eps=1e-12,
     pooler_activation="relu",
-).family()
+)

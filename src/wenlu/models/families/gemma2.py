@@ -14,4 +14,4 @@ FAMILY = LlamaKind(
     attention_softcap=50.0,
     logit_softcap=30.0,
     gemma=True,
-).family()
+)

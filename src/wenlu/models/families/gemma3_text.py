@@ -15,4 +15,4 @@ FAMILY = LlamaKind(
     rope_theta=1e6,
     window_rope_theta=1e4,
     gemma=True,
-).family()
+)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families._llama import LlamaKind
 
-FAMILY = LlamaKind(model_type="llama", name="Llama").family()
+FAMILY = LlamaKind(model_type="llama", name="Llama")

@@ -22,4 +22,4 @@ FAMILY = BartKind(
     new_activation="relu",
     ignored=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # computed
     copies=EMBEDDINGS,
-).family()
+)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families._llama import LlamaKind
 
-FAMILY = LlamaKind(model_type="mistral", name="Mistral", fixed_biases=frozenset(), windowed=True).family()
+FAMILY = LlamaKind(model_type="mistral", name="Mistral", fixed_biases=frozenset(), windowed=True)

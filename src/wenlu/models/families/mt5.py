@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from wenlu.models.families import _t5
+from wenlu.models.families._t5 import T5Kind
 
-FAMILY = _t5.family("mt5", "MT5", scaled=False, projection="gated-gelu")
+FAMILY = T5Kind(
+    model_type="mt5",
+    architectures={"MT5ForConditionalGeneration": frozenset({"language_model"})},
+    scaled=False,
+    projection="gated-gelu",
+)

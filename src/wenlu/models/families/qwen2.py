@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families._llama import LlamaKind
 
-FAMILY = LlamaKind(model_type="qwen2", name="Qwen2", fixed_biases=frozenset({"q", "k", "v"})).family()
+FAMILY = LlamaKind(model_type="qwen2", name="Qwen2", fixed_biases=frozenset({"q", "k", "v"}))

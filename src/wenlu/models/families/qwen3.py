@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from wenlu.models.families._llama import LlamaKind
 
-FAMILY = LlamaKind(model_type="qwen3", name="Qwen3", qk_norm="head", head_dim=128).family()
+FAMILY = LlamaKind(model_type="qwen3", name="Qwen3", qk_norm="head", head_dim=128)

@@ -34,4 +34,4 @@ FAMILY = BertKind(
     segments=1,
     ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),  # a classifier uses no pooler
     copies=(("lm_head.decoder.bias", "lm_head.bias"),),
-).family()
+)

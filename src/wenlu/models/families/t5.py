@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from wenlu.models.families import _t5
+from wenlu.models.families._t5 import T5Kind
 
-FAMILY = _t5.family("t5", "T5", scaled=True, projection="relu")
+FAMILY = T5Kind(
+    model_type="t5",
+    architectures={"T5ForConditionalGeneration": frozenset({"language_model"})},
+    scaled=True,
+    projection="relu",
+)

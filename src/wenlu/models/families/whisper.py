@@ -25,4 +25,4 @@ FAMILY = BartKind(
     biases=ALL_BIASES - {"k"},
     head_bias=False,
     spectrograms=True,
-).family()
+)
