@@ -109,8 +109,11 @@ def test_other_starts_are_refused(language: str, tmp_path: Path, monkeypatch: py
     train(*TRANSFORMER, "tokenizer.kind=words", "--data", "text.txt", "-o", "first")
     packed = wenlu("data", "pack", "text.txt", "-o", "store", "--set", "tokenizer.kind=characters")
     assert packed.exit_code == 0, packed.output
+    (tmp_path / "counted").mkdir()
+    (tmp_path / "counted" / "config.json").write_text('{"model_type": "wenlu_ngram"}', encoding="utf-8")
     for start, data, said in (
-        ("lstm", "text.txt", "lstm"),
+        ("counted", "not-there.txt", "counted"),  # nothing is read before it is refused
+        ("lstm", "not-there.txt", "lstm"),
         ("first", "store", "store"),
         ("nowhere", "text.txt", "nowhere"),
     ):

@@ -11,16 +11,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from promises import Figure
-from tiny_training import SMALL, Lives, losses, tiny_settings, tiny_texts
+from tiny_training import SMALL, Lives, losses, tiny_evaluate, tiny_settings, tiny_store, tiny_texts
 from wenlu.bundle import load_bundle
 from wenlu.cli.main import main
-from wenlu.core.errors import SettingsError
+from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.runs import Run, checkpoint_step
 from wenlu.core.settings import changed
+from wenlu.data.store import TokenStore
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.preparation import create_task, resolve_settings
+from wenlu.training.run import train_run
 
 KINDS = {
     "masked_lm": ("bert", ["task.unit=span", "task.mask_rate=0.4"]),
@@ -152,12 +154,38 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
         (["task.name=next_sentence", "model.kind=roberta"], "tasks.heads"),
         (["task.name=masked_lm", "model.kind=bert", "evaluate.stride=3"], "core.setting_unused"),
         (["task.name=masked_lm", "model.kind=bert", "train.bigram_steps=3"], "core.setting_unused"),
+        (["task.name=masked_lm", "model.kind=bert", "train.sequence_length=2"], "tasks.window"),
+        (["task.name=next_sentence", "model.kind=bert", "train.sequence_length=3"], "tasks.window"),
+        (["task.name=denoising", "model.kind=bart", "train.sequence_length=2"], "tasks.window"),
+        (["model.kind=gpt2", "model.max_positions=8", "train.sequence_length=9"], "training.range"),
+        (["model.kind=gpt2", "optimizer.head_rate=0.1"], "core.setting_unused"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_text_is_read(overrides: list[str], id: str) -> None:
     with pytest.raises(SettingsError) as error:
         resolve_settings(tiny_settings(*overrides, 'data.paths=["nowhere"]'))
     assert error.value.id == id
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_rows_that_just_hold_their_marks_are_long_enough(task: str) -> None:
+    resolve_settings(tiny_settings(*settings_of(task), f"train.sequence_length={2 + (task != 'span_corruption') * 2}"))
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_validation_text_without_targets_is_refused_before_the_first_step(task: str, tmp_path: Path) -> None:
+    """One document of one token has nothing that could be hidden; without an evaluation it does not matter."""
+    corpus_for(task, tmp_path)
+    store = tiny_store(tmp_path / "corpus")
+    end_id = store.tokenizer.end_id
+    store.validation = TokenStore.from_documents([[end_id]], end_id=end_id, vocab_size=store.tokenizer.vocab_size)
+    settings = tiny_settings(*settings_of(task), "train.steps=1")
+    if KINDS[task][0] == "bert":
+        with pytest.raises(DataError) as error:
+            train_run(settings, tmp_path / "run", evaluate=tiny_evaluate, store=store)
+        assert error.value.id == "evaluation.no_targets"
+        assert not (tmp_path / "run").exists()
+    train_run(settings, tmp_path / "run", evaluate=None, store=store)
 
 
 def test_the_tokenizer_of_a_run_gets_the_tokens_of_its_task() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from wenlu.core.errors import DataError
 from wenlu.core.reproducibility import numpy_generator
 from wenlu.data.store import TokenStore
 from wenlu.models.device import device_of
-from wenlu.tasks._base import CorpusObjective, Score
+from wenlu.tasks._base import IGNORE_INDEX, Batch, CorpusObjective, Score
 from wenlu.tasks._targets import Guesses
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -47,8 +47,32 @@ def held_out(
     """Score a model on the rows of a split, or (``max_tokens`` above 0) on a sample of them that is always the same.
 
     Raises:
-        DataError: ``evaluation.no_documents``.
+        DataError: ``evaluation.no_documents``, ``evaluation.no_targets``.
     """
+    parts: list[Guesses] = []
+    device, was_training = device_of(model), model.training
+    model.eval()
+    try:
+        for batch in _batches(objective, store, tokenizer, sequence_length=sequence_length, max_tokens=max_tokens):
+            parts += objective.predict(model, {name: tensor.to(device) for name, tensor in batch.items()})
+    finally:
+        model.train(was_training)
+    return HeldOut(objective.scores(parts), tuple(parts))
+
+
+def refuse_no_targets(
+    objective: CorpusObjective, store: TokenStore, tokenizer: Tokenizer, *, sequence_length: int, max_tokens: int = 0
+) -> None:
+    """Refuse, without a model, what ``held_out`` would refuse; looks at rows until one has a target."""
+    batches = _batches(objective, store, tokenizer, sequence_length=sequence_length, max_tokens=max_tokens)
+    if not any(bool((batch["labels"] != IGNORE_INDEX).any()) for batch in batches):
+        objective.scores([])
+
+
+def _batches(
+    objective: CorpusObjective, store: TokenStore, tokenizer: Tokenizer, *, sequence_length: int, max_tokens: int
+) -> Iterator[Batch]:
+    """The rows that are scored."""
     epoch = objective.epoch(store, tokenizer, sequence_length=sequence_length, seed=SEED, epoch=0, shuffle=False)
     count = len(epoch)
     if max_tokens:
@@ -57,14 +81,6 @@ def held_out(
         raise DataError("evaluation.no_documents")
     chosen = np.sort(numpy_generator(SEED, "tasks.held_out").permutation(len(epoch))[:count]).tolist()
     at_once = max(1, _TOKENS_AT_ONCE // sequence_length)
-    parts: list[Guesses] = []
-    device, was_training = device_of(model), model.training
-    model.eval()
-    try:
-        for first in range(0, count, at_once):
-            rows = [epoch.row(number) for number in chosen[first : first + at_once]]
-            batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in rows[0]}
-            parts += objective.predict(model, batch)
-    finally:
-        model.train(was_training)
-    return HeldOut(objective.scores(parts), tuple(parts))
+    for first in range(0, count, at_once):
+        rows = [epoch.row(number) for number in chosen[first : first + at_once]]
+        yield {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}

@@ -141,7 +141,8 @@ class NextSentence(MaskedLM):
 
     def _pair_row(self, pairs: Sequence[Pair], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
         _, start, separator = self._marks(vocabulary)
-        pieces, segments, labels = [], [], []
+        none = np.zeros(0, dtype=np.int64)  # a short row may hold nothing but what stands for marks
+        pieces, segments, labels = [], [none], [none]
         for first, second, label in pairs:
             ids = [np.array([start]), first, np.array([separator]), second, np.array([separator])]
             whole = np.concatenate(ids if len(second) else ids[:3])

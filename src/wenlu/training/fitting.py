@@ -50,6 +50,7 @@ def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = No
             raise unused_setting(key, value, because=because)
     if settings.model.start is not None:
         raise unused_setting("model.start", settings.model.start, because=because)
+    settings.model.refuse_unused(frozenset({"order"}))
     check_windows(settings, None)
     return Fitting(resolved, store or open_store(settings))
 
@@ -91,6 +92,5 @@ def fit_run(run: Run, fitting: Fitting, evaluate: Evaluate | None) -> RunResult:
 def _fit(settings: RunSettings, store: Store) -> nn.Module:
     """Count the training split: the n-gram model of the order that ``model.order`` asks for."""
     order = ngram.MAX_ORDER if settings.model.order is None else settings.model.order
-    settings.model.refuse_unused(frozenset({"order"}))
     tokenizer = store.tokenizer
     return ngram.fit(store.train, order=order, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 
 from wenlu.core import plugins
@@ -58,6 +59,7 @@ _LEAST_PAIRS = 50  # for each token of the vocabulary: fewer are learned by hear
 _MOST_WAITED_SECONDS = 120.0  # where most of the time goes to steps that do not count
 _COMPILING = 10  # times the median: a step that took so long compiled something first
 _MANY_STEPS = 200  # fewer are not measured for whether compiling repays
+_ANY_SIZE = 16  # of the vocabulary of a model that is only looked at
 
 
 @dataclass
@@ -223,7 +225,9 @@ def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSetti
     resolved = resolve_for_machine(one_length(from_start(resolved)))
     resolved.value.model.refuse_unused(family(resolved.value.model.kind).uses)
     task = create_task(resolved.value.task)
-    return for_objective(resolved, task), task
+    with torch.device("meta"):
+        model = create_model(resolved.value, vocab_size=_ANY_SIZE, end_id=0, train_tokens=None)
+    return for_objective(resolved, task, model), task
 
 
 def create_model(settings: RunSettings, *, vocab_size: int, end_id: int, train_tokens: int | None) -> nn.Module:

@@ -33,6 +33,7 @@ from wenlu.training.compilation import compiler_errors, uncompiled
 from wenlu.training.duration import Duration
 from wenlu.training.fitting import FITTED_KINDS, fit_run, prepare_fitting
 from wenlu.training.inspection import reported_steps
+from wenlu.training.objectives import refuse_no_targets
 from wenlu.training.precision import check_environment, environment, machine
 from wenlu.training.preparation import (
     Prepared,
@@ -82,6 +83,8 @@ def train_run(
     if store is not None:
         refuse_other_tokenizer(resolved.value, store.tokenizer)
     prepared = prepare(resolved, store=store)
+    if evaluate is not None:
+        refuse_no_targets(prepared.task, prepared.store, prepared.settings)
     run = Run.create(path)
     with run.lock(), _recorded(run), compiler_errors(), machine(prepared.settings.train):
         run.write_settings(to_toml(prepared.resolved))
@@ -350,13 +353,12 @@ class Consumer:
         assert self.evaluate is not None
         settings, store = self.settings.evaluate, self.prepared.store.validation
         context = settings.context or self.settings.train.sequence_length
-        self.prepared.model.eval()
+        model = self.prepared.model.eval()
         with self.stop.interrupting(), uncompiled(self.settings.train.compile):
             if isinstance(task := self.prepared.task, CorpusObjective):
                 tokenizer, length = self.prepared.store.tokenizer, self.settings.train.sequence_length
-                model = self.prepared.model
                 return held_out(task, model, store, tokenizer, sequence_length=length, max_tokens=limit).values()
-            return dict(self.evaluate(self.prepared.model, store, settings, context=context, max_tokens=limit))
+            return dict(self.evaluate(model, store, settings, context=context, max_tokens=limit))
 
     def save(self, step: int) -> None:
         """Publish a checkpoint of this step, note the best, and delete what is beyond ``train.keep``."""
@@ -392,11 +394,8 @@ class Consumer:
             self.run.write_best(checkpoint, step=self.best_step, loss=self.best_loss)
 
     def _write_model(self, directory: Path, step: int) -> None:
-        provenance: dict[str, str | int | float] = {
-            "run": self.run.path.resolve().name,
-            "step": step,
-            "data": self.prepared.store.train.fingerprint,
-        }
+        data = self.prepared.store.train.fingerprint
+        provenance: dict[str, str | int | float] = {"run": self.run.path.resolve().name, "step": step, "data": data}
         save_bundle(
             directory,
             model=self.prepared.model,

@@ -14,10 +14,10 @@ from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.core.log import Notice
 from wenlu.core.runs import resolve_model
 from wenlu.core.settings import Resolved, changed, unused_setting
-from wenlu.models.checkpoint import model_kind
+from wenlu.models.build import family
+from wenlu.models.checkpoint import load_model, model_kind
 from wenlu.models.config import ModelSettings
-from wenlu.models.device import device_of
-from wenlu.models.transformer import Transformer
+from wenlu.models.families._transformer import TransformerFamily
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.settings import RunSettings
 from wenlu.training.state import digest
@@ -27,7 +27,8 @@ def from_start(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
     """The settings of a run that goes on from a model: what a preset says of another model is left out.
 
     Raises:
-        SettingsError: ``core.setting_unused`` for what a user says of the model or of its tokenizer.
+        SettingsError: ``core.setting_unused`` for what a user says of the model or of its tokenizer,
+            ``training.start_kind`` for what is not a Transformer.
         CheckpointError: there is no such model, or of no kind known here.
     """
     settings = resolved.value
@@ -35,6 +36,8 @@ def from_start(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
         return resolved
     path = resolve_model(settings.model.start)
     model = ModelSettings(kind=model_kind(path), start=str(path.absolute()))
+    if not isinstance(family(model.kind), TransformerFamily):
+        raise SettingsError("training.start_kind", start=path)
     because = Notice("training.because", {"setting": "model.start", "value": path})
     said = changed(settings.tokenizer, "tokenizer", [field.name for field in fields(settings.tokenizer)])
     said |= changed(settings.train, "train", ["bigram_steps"])
@@ -70,16 +73,10 @@ def refuse_other_tokenizer(settings: RunSettings, tokenizer: Tokenizer) -> None:
 
 
 def load_start(path: str) -> nn.Module:
-    """The model itself, ready to be trained, where torch makes tensors now.
-
-    Raises:
-        SettingsError: ``training.start_kind`` for what is not a Transformer.
-    """
-    model = load_bundle(path).model
-    if not isinstance(model, Transformer):
-        raise SettingsError("training.start_kind", start=path)
-    on_meta = torch.get_default_device().type == "meta"
-    return model.to("meta" if on_meta else device_of(model)).train()
+    """The model itself, ready to be trained; its shapes alone where torch makes tensors of the meta device now."""
+    if torch.get_default_device().type == "meta":
+        return load_model(resolve_model(path)).to("meta")
+    return load_bundle(path).model.train()
 
 
 def describe_start(settings: RunSettings, model: nn.Module, tokenizer: Tokenizer) -> dict[str, object]:
