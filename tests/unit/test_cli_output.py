@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +23,26 @@ from wenlu.cli.main import main
 from wenlu.cli.parsing import LazyGroup
 from wenlu.core.errors import GateError, NotFiniteError, RequestError
 from wenlu.core.log import notice, progress, warn
+
+
+def strict(written: str) -> object:
+    """JSON as everybody reads it: Python's reader alone takes NaN and Infinity."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(written, parse_constant=refuse)
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    record = {
+        "text": "文炉",
+        "rows": [(math.inf, 1.5), {"loss": np.float64("nan")}],
+        "path": Path("a"),
+        -1: [-math.inf],
+    }
+    found = {"text": "文炉", "rows": [[None, 1.5], {"loss": None}], "path": "a", "-1": [None]}
+    assert strict(output.as_json(record)) == strict(output.as_json(record, indent=2)) == found
 
 
 @output.command("data")
@@ -54,7 +76,7 @@ def probe(text: str, steps: int, rate: float | None, kind: str | None, name: str
     with progress("core.type_integer", total=3, unit="docs") as bar:
         for _ in range(3):
             bar.advance(detail="loss 1.0")
-    record = {"text": text, "steps": steps}
+    record = {"text": text, "steps": steps, "rate": math.inf}
     output.result(record, table=output.table(["名称", "loss"], [["文炉", 1.5], ["wenlu", -22]]), text="done")
 
 
@@ -81,7 +103,7 @@ def test_results_go_to_standard_output_and_the_rest_to_standard_error() -> None:
 def test_json_results_and_json_lines() -> None:
     code, out, err = call("文", "--json", "--steps", "5")
     assert code == 0
-    assert json.loads(out) == {"text": "文", "steps": 5}
+    assert strict(out) == {"text": "文", "steps": 5, "rate": None}
     records = [json.loads(line) for line in err.splitlines()]
     assert [record["level"] for record in records] == ["info", "warning", "progress"]
     assert records[0]["text"] == "a number"
@@ -183,7 +205,7 @@ def test_help_and_version_in_both_languages(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_group_imports_only_the_verb_that_is_asked_for() -> None:
     group = LazyGroup("wenlu", {"probe": f"{__name__}:probe", "broken": "nowhere.at.all"}, verb="wenlu")
     outcome = CliRunner().invoke(group, ["probe", "x", "--json"])
-    assert json.loads(outcome.stdout) == {"text": "x", "steps": 3}
+    assert strict(outcome.stdout) == {"text": "x", "steps": 3, "rate": None}
 
 
 def test_plain_progress_speaks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

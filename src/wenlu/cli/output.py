@@ -23,6 +23,7 @@ import functools
 import inspect
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -51,7 +52,7 @@ from wenlu.core.errors import (
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["Table", "argument", "command", "leave", "option", "render", "result", "run", "stream", "table"]
+__all__ = ["Table", "argument", "as_json", "command", "leave", "option", "render", "result", "run", "stream", "table"]
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,29 @@ def run(function: Callable[..., object]) -> Callable[..., None]:
 def result(record: Mapping[str, object], *, table: Table | None = None, text: str | None = None) -> None:
     """Print what the command found: the record with ``--json``, else the text, then the table."""
     if wants_json():
-        print(json.dumps(record, ensure_ascii=False, indent=2, default=str))
+        print(as_json(record, indent=2))
         return
     if text is not None:
         print(text)
     if table is not None:
         _print_table(table)
+
+
+def as_json(value: object, *, indent: int | None = None) -> str:
+    """Strict JSON, which has no NaN and no infinity: null stands for them; other objects are written by ``str``."""
+    dumps = functools.partial(json.dumps, ensure_ascii=False, indent=indent, default=str, allow_nan=False)
+    try:
+        return dumps(value)
+    except ValueError:
+        return dumps(_finite(value))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def stream(piece: str) -> None:
@@ -230,7 +248,7 @@ def _file_error(failure: OSError) -> WenluError | None:
 def _show(error: WenluError, *, json_output: bool) -> None:
     if json_output:
         parts = messages.error_parts(error.id, error.values)
-        print(json.dumps({"error": {"id": error.id, **parts}}, ensure_ascii=False), file=sys.stderr)
+        print(as_json({"error": {"id": error.id, **parts}}), file=sys.stderr)
         return
     label = messages.text("cli.error")
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):

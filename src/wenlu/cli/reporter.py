@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from wenlu.cli.output import as_json
 from wenlu.core.log import Notice, Progress
 from wenlu.core.messages import text
 
@@ -122,7 +122,7 @@ class Reporter(logging.Handler):
 
     def write_json(self, record: dict[str, object]) -> None:
         """One JSON line."""
-        print(json.dumps(record, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+        print(as_json(record), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the live display off the terminal."""

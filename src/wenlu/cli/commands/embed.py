@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +96,7 @@ def _write(path: Path, contents: list[str], vectors: Vectors) -> None:
 
 def _lines(contents: list[str], vectors: Vectors) -> Iterator[str]:
     for content, vector in zip(contents, vectors, strict=True):
-        yield json.dumps({"text": content, "embedding": _numbers(vector)}, ensure_ascii=False) + "\n"
+        yield output.as_json({"text": content, "embedding": _numbers(vector)}) + "\n"
 
 
 def _numbers(vector: Vectors) -> list[float]:
