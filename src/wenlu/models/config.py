@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypedDict, TypeVar, Unpack
 
 from wenlu.core.errors import SettingsError
 
@@ -55,9 +55,20 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.high_frequency_factor <= self.low_frequency_factor:
-            raise SettingsError(
-                "models.rope_scaling_order", low=self.low_frequency_factor, high=self.high_frequency_factor
-            )
+            factors = {"low": self.low_frequency_factor, "high": self.high_frequency_factor}
+            raise SettingsError("models.rope_scaling_order", **factors)
+
+    def to_hf(self) -> dict[str, object]:
+        """What a config.json says of it."""
+        if self.original_max_positions is None:
+            return {"rope_type": "linear", "factor": self.factor}
+        return {
+            "rope_type": "llama3",
+            "factor": self.factor,
+            "low_freq_factor": self.low_frequency_factor,
+            "high_freq_factor": self.high_frequency_factor,
+            "original_max_position_embeddings": self.original_max_positions,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +126,16 @@ class StackConfig:
         if self.num_heads % self.kv_heads:
             raise SettingsError("models.kv_heads_split", num_heads=self.num_heads, num_kv_heads=self.kv_heads)
         if self.num_layers % self.distinct_layers:
-            raise SettingsError(
-                "models.layers_split", num_layers=self.num_layers, num_distinct_layers=self.distinct_layers
-            )
+            sizes = {"num_layers": self.num_layers, "num_distinct_layers": self.distinct_layers}
+            raise SettingsError("models.layers_split", **sizes)
         if self.position == "rotary" and self.head_size % 2:
             raise SettingsError("models.rope_odd_head", head_dim=self.head_size, position=self.position)
         for name, (choice, used) in _READ_BY.items():
             if getattr(self, choice) not in used and getattr(self, name) != _DEFAULTS[name]:
-                raise SettingsError(
-                    "models.choice_unused", name=name, value=getattr(self, name), choice=choice,
-                    found=getattr(self, choice),
-                )  # fmt: skip
+                raise _unread(name, getattr(self, name), choice, getattr(self, choice))
         for name in ("full_every", "window_rope_theta"):
             if self.window is None and getattr(self, name) is not None:
-                raise SettingsError(
-                    "models.choice_unused", name=name, value=getattr(self, name), choice="window", found=None
-                )
+                raise _unread(name, getattr(self, name), "window", None)
 
     @property
     def kv_heads(self) -> int:
@@ -202,9 +207,7 @@ class TransformerConfig:
         _at_least_one("vocab_size", self.vocab_size)
         assert self.encoder is not None or self.decoder is not None, "a Transformer has a stack"
         if self.decoder is not None and self.decoder.attention != "causal":
-            raise SettingsError(
-                "models.choice_unused", name="attention", value=self.decoder.attention, choice="stack", found="decoder"
-            )
+            raise _unread("attention", self.decoder.attention, "stack", "decoder")
         if self.heads & {"sequence", "token"}:
             _at_least_one("labels", len(self.labels))
 
@@ -252,9 +255,8 @@ class ModelSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("kind", "start") and field.name not in uses and value is not None:
-                raise SettingsError(
-                    "models.setting_unused", name=field.name, value=value, kind=self.kind, uses=", ".join(sorted(uses))
-                )
+                read = ", ".join(sorted(uses))
+                raise SettingsError("models.setting_unused", name=field.name, value=value, kind=self.kind, uses=read)
 
 
 def given(value: T | None, default: T) -> T:
@@ -276,13 +278,8 @@ class Cache(Protocol):
         """Forget all positions from ``length`` on."""
 
 
-class LanguageModel(Protocol):
-    """What every language model offers; it is also a ``torch.nn.Module``.
-
-    ``mask`` is False at padding; ``document_ids`` isolates the documents of a packed row (-1 is padding, a document of
-    its own); ``positions`` are counted within each document when not given. With a cache, all of these describe the
-    new tokens only: the cache remembers the rest.
-    """
+class Measured(Protocol):
+    """What every model says of itself, whatever it can be asked for."""
 
     @property
     def vocab_size(self) -> int:
@@ -292,48 +289,41 @@ class LanguageModel(Protocol):
     def max_positions(self) -> int | None:
         """The longest context that the model was made for; None when there is no limit."""
 
-    def __call__(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def statistics(self, *, sequence_length: int) -> Statistics:
+        """Parameters, FLOPs and bytes at this sequence length."""
+
+
+class Reading(TypedDict, total=False):
+    """What a model may be told of the tokens that it reads.
+
+    ``mask`` is False at padding; ``document_ids`` isolates the documents of a packed row (-1 is padding, a document of
+    its own); ``positions`` are counted within each document when not given. With a cache, all of these describe the
+    new tokens only: the cache remembers the rest.
+    """
+
+    mask: Tensor | None
+    positions: Tensor | None
+    document_ids: Tensor | None
+    cache: Cache | None
+
+
+class LanguageModel(Measured, Protocol):
+    """What every language model offers; it is also a ``torch.nn.Module``."""
+
+    def __call__(self, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Logits (B, S, V) of the token after each position."""
 
-    def hidden(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def hidden(self, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Hidden states (B, S, D) after the final norm."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states of any leading shape."""
 
-    def target_log_probs(
-        self,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def target_log_probs(self, input_ids_BS: Tensor, labels_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Natural-log probability (B, S) of each label in float32, 0 where the label is -100."""
 
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for ``batch_size`` rows of at most ``max_length`` positions."""
-
-    def statistics(self, *, sequence_length: int) -> Statistics:
-        """Parameters, FLOPs and bytes at this sequence length."""
 
 
 class Family(Protocol):
@@ -353,6 +343,10 @@ class Family(Protocol):
 
     def save(self, model: nn.Module, directory: Path) -> bool:
         """Write config.json and the weights; False, and nothing written, when this kind cannot express the model."""
+
+
+def _unread(name: str, value: object, choice: str, found: object) -> SettingsError:
+    return SettingsError("models.choice_unused", name=name, value=value, choice=choice, found=found)
 
 
 def _at_least_one(name: str, value: int) -> None:

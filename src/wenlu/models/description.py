@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Literal, cast
 from wenlu.core.log import Notice
 from wenlu.models.config import (
     Activation,
-    AttentionKind,
     Bias,
     Head,
     LanguageModel,
     ModelSettings,
-    Norm,
     StackConfig,
     TransformerConfig,
     given,
@@ -33,12 +31,6 @@ if TYPE_CHECKING:
 Section = Literal["embeddings", "layers", "heads"]
 
 LONGEST_ROW = 1024  # whose costs are told, where a model can read as much
-_NORMS: dict[Norm, str] = {
-    "layer_norm": "describe.layer_norm",
-    "rms_norm": "describe.rms_norm",
-    "rms_norm_plus_one": "describe.rms_norm_plus_one",
-}
-_ATTENTION: dict[AttentionKind, str] = {"causal": "describe.causal", "bidirectional": "describe.bidirectional"}
 _PROJECTIONS: tuple[Bias, ...] = ("q", "k", "v", "o")
 _SHOWN_LABELS = 6
 
@@ -173,7 +165,7 @@ def _stack_lines(name: str, stack: StackConfig, config: TransformerConfig, parts
     shared = (_say("describe.layer_shared", distinct=distinct),) if distinct < stack.num_layers else ()
     times = _say("describe.layer", num_layers=stack.num_layers)
     yield Line("layers", 1, (times,), (_say("describe.layer_each", each=each), *shared))
-    attend = Notice(_ATTENTION[stack.attention])
+    attend = Notice(f"describe.{stack.attention}")
     yield _sublayer(f"{name}.layers.{{}}.self_attention", attend, stack, parts)
     yield Line("layers", 3, (), tuple(_attention_details(stack)))
     if sight := tuple(_sight(stack)):
@@ -358,7 +350,7 @@ def _say(id: str, /, **values: object) -> Notice:
 
 
 def _norm(stack: StackConfig) -> Notice:
-    return Notice(_NORMS[stack.norm])
+    return Notice(f"describe.{stack.norm}")
 
 
 def _matrix(rows: int, columns: int) -> Notice:

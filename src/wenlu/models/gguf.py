@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -131,9 +131,8 @@ def _llama3_scaling(header: Header, *, head_dim: int, theta: float, original_max
     if info.type.name != "F32" or info.shape != (head_dim // 2,):
         header.refuse(ROPE_FACTORS, f"{info.type.name} {info.shape}", f"F32 {(head_dim // 2,)}")
     found = _numbers(_mapped(header.path), info)
-    factor = max(float(found.max()), 1.0)
     scaling = RopeScaling(
-        factor=factor,
+        factor=max(float(found.max()), 1.0),
         low_frequency_factor=LLAMA3_LOW,
         high_frequency_factor=LLAMA3_HIGH,
         original_max_positions=original_max_positions,
@@ -142,13 +141,7 @@ def _llama3_scaling(header: Header, *, head_dim: int, theta: float, original_max
         header.refuse(
             ROPE_FACTORS, found.tolist()[:8], f"llama3: {LLAMA3_LOW}, {LLAMA3_HIGH}, {original_max_positions}"
         )
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": LLAMA3_LOW,
-        "high_freq_factor": LLAMA3_HIGH,
-        "original_max_position_embeddings": original_max_positions,
-    }
+    return scaling.to_hf()
 
 
 @dataclass(frozen=True)
@@ -193,23 +186,22 @@ class Layout:
 
     def read(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor as they store it, from the tensor of this name in the file."""
-        module = _module(name)[0]
-        if module in self.heads:
-            rows = tensor.reshape(self.heads[module], -1, 2, *tensor.shape[1:])
-            return rows.swapaxes(1, 2).reshape(tensor.shape)
-        return tensor.t() if module in self.transposed and tensor.dim() == 2 else tensor
+        return self._turned(name, tensor, (-1, 2))
 
     def write(self, name: str, tensor: Tensor) -> Tensor:
         """The other way."""
+        return self._turned(name, tensor, (2, -1))
+
+    def _turned(self, name: str, tensor: Tensor, pairs: tuple[int, int]) -> Tensor:
         module = _module(name)[0]
         if module in self.heads:
-            rows = tensor.reshape(self.heads[module], 2, -1, *tensor.shape[1:])
+            rows = tensor.reshape(self.heads[module], *pairs, *tensor.shape[1:])
             return rows.swapaxes(1, 2).reshape(tensor.shape)
         return tensor.t() if module in self.transposed and tensor.dim() == 2 else tensor
 
 
 class Tensors:
-    """The tensors of a GGUF file under Hugging Face's names, as ``safe_open`` would give them."""
+    """The tensors of a GGUF file, mapped, under Hugging Face's names, as ``safe_open`` would give them."""
 
     def __init__(self, path: Path) -> None:
         header = read_header(path, vocabulary=False)
@@ -224,14 +216,6 @@ class Tensors:
         self.infos = {self.layout.theirs(name): info for name, info in header.tensors.items() if name != ROPE_FACTORS}
         self.path = path
         self.data = _mapped(path)
-
-    def __enter__(self) -> Tensors:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """The map stays for the tensors that use it."""
 
     def keys(self) -> list[str]:
         """Names of all tensors."""
@@ -292,9 +276,9 @@ def _module(name: str) -> tuple[str, str, str]:
     """``blk.3.attn_q.weight`` -> ``blk.{}.attn_q``, ``3``, ``weight``."""
     module, _, kind = name.rpartition(".")
     number = re.search(r"(?<=\.)\d+(?=\.)", module)
-    return (
-        (module, "", kind) if number is None else (re.sub(r"(?<=\.)\d+(?=\.)", "{}", module, count=1), number[0], kind)
-    )
+    if number is None:
+        return module, "", kind
+    return f"{module[: number.start()]}{{}}{module[number.end() :]}", number[0], kind
 
 
 def _renamed(name: str, modules: Mapping[str, str]) -> str:

@@ -5,31 +5,16 @@ Each question has one door here, which gives the model with the calls that answe
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from torch import nn
 
 from wenlu.core.errors import RequestError
 from wenlu.models.config import LanguageModel
-from wenlu.models.statistics import Statistics
+from wenlu.models.config import Measured as Measured
 from wenlu.models.transformer import Transformer
 
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
-
-
-class Measured(Protocol):
-    """What every model says of itself, whatever it can be asked for."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids, special ones included."""
-
-    @property
-    def max_positions(self) -> int | None:
-        """The longest context that the model was made for; None when there is no limit."""
-
-    def statistics(self, *, sequence_length: int) -> Statistics:
-        """Parameters, FLOPs and bytes at this sequence length."""
 
 
 def architecture(model: nn.Module) -> Architecture:

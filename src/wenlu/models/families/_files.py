@@ -195,7 +195,7 @@ class Weights:
     def _open(self, path: Path) -> safe_open | gguf.Tensors:
         if path not in self.open:
             if is_gguf(path):
-                self.open[path] = self.stack.enter_context(gguf.Tensors(path))
+                self.open[path] = gguf.Tensors(path)
                 return self.open[path]
             try:
                 self.open[path] = self.stack.enter_context(safe_open(path, framework="pt"))

@@ -190,16 +190,8 @@ class LlamaKind(TransformerFamily):
             hf["query_pre_attn_scalar"] = round(stack.attention_scale**-2)
             hf["attn_logit_softcapping"] = stack.attention_softcap
             hf["final_logit_softcapping"] = config.logit_softcap
-        if stack.rope_scaling is not None and stack.rope_scaling.original_max_positions is None:
-            hf["rope_scaling"] = {"rope_type": "linear", "factor": stack.rope_scaling.factor}
-        elif stack.rope_scaling is not None:
-            hf["rope_scaling"] = {
-                "rope_type": "llama3",
-                "factor": stack.rope_scaling.factor,
-                "low_freq_factor": stack.rope_scaling.low_frequency_factor,
-                "high_freq_factor": stack.rope_scaling.high_frequency_factor,
-                "original_max_position_embeddings": stack.rope_scaling.original_max_positions,
-            }
+        if stack.rope_scaling is not None:
+            hf["rope_scaling"] = stack.rope_scaling.to_hf()
         dropouts = {"embedding": stack.embedding_dropout, "residual": stack.residual_dropout}
         return hf | {f"wenlu_{name}_dropout": rate for name, rate in dropouts.items() if rate}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wenlu.models.config import ModelSettings, given
+from wenlu.models.config import ModelSettings
 from wenlu.models.families._files import HFConfig, write_model
 from wenlu.models.families._own import fill
 from wenlu.models.meta import meta_device
@@ -30,16 +30,8 @@ class LSTMFamily:
 
         The sequence length does not matter to it.
         """
-        config = LSTMConfig(
-            vocab_size=vocab_size,
-            end_token_id=end_id,
-            embedding_size=given(settings.embedding_size, LSTMConfig.embedding_size),
-            hidden_size=given(settings.hidden_size, LSTMConfig.hidden_size),
-            num_layers=given(settings.num_layers, LSTMConfig.num_layers),
-            tie_embeddings=given(settings.tie_embeddings, LSTMConfig.tie_embeddings),
-            dropout=given(settings.dropout, LSTMConfig.dropout),
-        )
-        model = RecurrentModel(config)
+        chosen = {name: value for name in self.uses if (value := getattr(settings, name)) is not None}
+        model = RecurrentModel(LSTMConfig(vocab_size=vocab_size, end_token_id=end_id, **chosen))
         if torch.get_default_device().type != "meta":
             model.initialize(seed=seed)
         return model
