@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from wenlu.cli.parsing import JSON_KEY, argument, command, json_option, option, usage_error
+from wenlu.cli.parsing import JSON_KEY, argument, command, given_settings, json_option, option, usage_error
 from wenlu.core import messages
 from wenlu.core.errors import (
     EXIT_DONE,
@@ -67,9 +67,9 @@ class Table:
 def run(function: Callable[..., object]) -> Callable[..., None]:
     """Decorator, the innermost of a command: ``--json``, the log handler, and errors as messages with exit codes.
 
-    The function receives ``json_output`` only if it has a parameter of that name.
+    The function receives ``json_output``, and ``values`` of settings, only if it has a parameter of that name.
     """
-    wants_json = "json_output" in inspect.signature(function).parameters
+    wanted = inspect.signature(function).parameters
 
     @json_option
     @functools.wraps(function)
@@ -86,8 +86,8 @@ def run(function: Callable[..., object]) -> Callable[..., None]:
         level = LOGGER.level
         LOGGER.addHandler(reporter)
         LOGGER.setLevel(logging.INFO)
-        if wants_json:
-            arguments["json_output"] = json_output
+        told = {"json_output": json_output, "values": given_settings(arguments)}
+        arguments |= {name: value for name, value in told.items() if name in wanted}
         try:
             code = _outcome(lambda: function(**arguments), json_output=json_output, before=reporter.stop_bars)
         finally:

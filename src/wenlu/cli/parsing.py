@@ -19,14 +19,15 @@ from wenlu.core.plugins import closest
 
 F = TypeVar("F", bound=Callable[..., object])
 JSON_KEY = "wenlu.json"
+TOKENIZER_KINDS = click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"])
 
 
 class Option(click.Option):
-    """An option whose help is ``help_id`` of the catalogue."""
+    """An option whose help is ``help_id`` of the catalogue; it may stand for a setting, named by its dotted key."""
 
-    def __init__(self, *args: Any, help_id: str, **attrs: Any) -> None:
+    def __init__(self, *args: Any, help_id: str, setting: str | None = None, **attrs: Any) -> None:
         super().__init__(*args, **attrs)
-        self.help_id = help_id
+        self.help_id, self.setting = help_id, setting
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The two columns of the help page: the option's names, and its help with the default."""
@@ -184,7 +185,10 @@ def command(verb: str, **attrs: Any) -> Callable[[Callable[..., object]], Comman
 
 
 def option(verb: str, *names: str, **attrs: Any) -> Callable[[F], F]:
-    """Decorator: an option whose help is ``help.<verb>.<name>`` after the first ``--long-name``."""
+    """Decorator: an option whose help is ``help.<verb>.<name>`` after the first ``--long-name``.
+
+    With a ``setting`` (``"data.encoding"``) the command gets it in its ``values``, see ``given_settings``.
+    """
     long = next(name for name in names if name.startswith("--"))
     name = long.split("/")[0].lstrip("-").replace("-", "_")
     return click.option(*names, cls=Option, help_id=f"help.{verb}.{name}", **attrs)
@@ -201,10 +205,19 @@ def json_option(function: F) -> F:
 
 
 def reading_options(function: F) -> F:
-    """Decorator: how texts are read; the command gets ``**reading``, settings of ``[data]`` by their names."""
-    function = option("reading", "--encoding")(function)
-    function = option("reading", "--text-field")(function)
-    return option("reading", "--document", type=click.Choice(["auto", "file", "blank_line", "line"]))(function)
+    """Decorator: how texts are read, as settings of ``[data]``."""
+    modes = click.Choice(["auto", "file", "blank_line", "line"])
+    function = option("reading", "--encoding", setting="data.encoding")(function)
+    function = option("reading", "--text-field", setting="data.text_field")(function)
+    return option("reading", "--document", setting="data.document", type=modes)(function)
+
+
+def given_settings(arguments: dict[str, object]) -> dict[str, object]:
+    """Take the settings out of a command's arguments: the values of those that were given, by dotted key."""
+    params = [param for param in click.get_current_context().command.params if isinstance(param, Option)]
+    found = {param.setting: arguments.pop(param.name or "") for param in params if param.setting is not None}
+    given = {key: value for key, value in found.items() if value is not None and value is not False and value != ()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
 def usage_error(error: click.ClickException) -> WenluError:

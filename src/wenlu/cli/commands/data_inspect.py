@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @option("data_inspect", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @option("data_inspect", "--examples", type=click.IntRange(min=0), default=3, show_default=True)
 @output.run
-def command(paths: tuple[str, ...], overrides: tuple[str, ...], examples: int, **reading: str | None) -> int:
+def command(paths: tuple[str, ...], overrides: tuple[str, ...], examples: int, values: dict[str, object]) -> int:
     """Read everything, print the account; exit 2 when a file could not be read to its end."""
     from wenlu.core import settings
     from wenlu.data.inspection import inspect_texts
@@ -36,9 +36,7 @@ def command(paths: tuple[str, ...], overrides: tuple[str, ...], examples: int, *
     if len(paths) == 1 and Store.is_store(Path(paths[0])):
         _show_store(Store.open(Path(paths[0])))
         return EXIT_DONE
-    values: dict[str, object] = {f"data.{name}": value for name, value in reading.items()}
-    values["data.paths"] = list(paths)
-    resolved = settings.load(PackSettings, overrides=overrides, values=values)
+    resolved = settings.load(PackSettings, overrides=overrides, values={"data.paths": list(paths), **values})
     found = inspect_texts(resolved.value.data, examples=examples)
     table = output.table([text("data.column_item"), text("data.column_value")], _rows(found))
     problems = "\n".join(str(error) for error in found.problems)

@@ -9,7 +9,7 @@ import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
-from wenlu.cli.parsing import reading_options
+from wenlu.cli.parsing import TOKENIZER_KINDS, reading_options
 from wenlu.core.messages import text
 
 
@@ -17,12 +17,12 @@ from wenlu.core.messages import text
 @argument("data_pack", "paths", nargs=-1, required=True)
 @option("data_pack", "-o", "--output", "target", required=True, metavar="STORE")
 @option("data_pack", "--tokenizer", "tokenizer_path", metavar="DIR")
-@option("data_pack", "--vocab-size", type=int)
-@option("data_pack", "--kind", type=click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"]))
-@option("data_pack", "--validation", multiple=True, metavar="PATH")
-@option("data_pack", "--validation-fraction", type=float)
-@option("data_pack", "--test", multiple=True, metavar="PATH")
-@option("data_pack", "--test-fraction", type=float)
+@option("data_pack", "--vocab-size", setting="tokenizer.vocab_size", type=int)
+@option("data_pack", "--kind", setting="tokenizer.kind", type=TOKENIZER_KINDS)
+@option("data_pack", "--validation", setting="data.validation_paths", multiple=True, metavar="PATH")
+@option("data_pack", "--validation-fraction", setting="data.validation_fraction", type=float)
+@option("data_pack", "--test", setting="data.test_paths", multiple=True, metavar="PATH")
+@option("data_pack", "--test-fraction", setting="data.test_fraction", type=float)
 @reading_options
 @option("data_pack", "--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @option("data_pack", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
@@ -32,16 +32,10 @@ def command(
     paths: tuple[str, ...],
     target: str,
     tokenizer_path: str | None,
-    vocab_size: int | None,
-    kind: str | None,
-    validation: tuple[str, ...],
-    validation_fraction: float | None,
-    test: tuple[str, ...],
-    test_fraction: float | None,
     workers: int,
     overrides: tuple[str, ...],
     replace: bool,
-    **reading: str | None,
+    values: dict[str, object],
 ) -> None:
     """Resolve the settings, build the store, print a table of its splits."""
     import time
@@ -52,16 +46,7 @@ def command(
     from wenlu.data.tokens import SPLITS, PackSettings, build_store
     from wenlu.tokenization.tokenizer import Tokenizer
 
-    values: dict[str, object] = {
-        "data.paths": list(paths),
-        "data.validation_paths": list(validation) or None,
-        "data.validation_fraction": validation_fraction,
-        "data.test_paths": list(test) or None,
-        "data.test_fraction": test_fraction,
-        **{f"data.{name}": value for name, value in reading.items()},
-        "tokenizer.vocab_size": vocab_size,
-        "tokenizer.kind": kind,
-    }
+    values["data.paths"] = list(paths)
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
     check_target(Path(target), replace=replace)
     started = time.monotonic()
@@ -84,10 +69,5 @@ def command(
         seconds=seconds,
         speed=sum(int(store.split(name).original_bytes.sum()) for name in SPLITS) / 1e6 / seconds,
     )
-    record: dict[str, object] = {
-        "path": str(store.path),
-        "fingerprint": store.fingerprint,
-        "seconds": seconds,
-        **store.record,
-    }
+    record = {"path": str(store.path), "fingerprint": store.fingerprint, "seconds": seconds, **store.record}
     output.result(record, text=summary, table=split_table([(name, splits[name]) for name in SPLITS]))

@@ -15,18 +15,18 @@ from wenlu.core.messages import text
 @option("tokenizer_compare", "--data", "paths", multiple=True, required=True, metavar="PATH")
 @reading_options
 @output.run
-def command(directories: tuple[str, ...], paths: tuple[str, ...], **reading: str | None) -> None:
+def command(directories: tuple[str, ...], paths: tuple[str, ...], values: dict[str, object]) -> None:
     """Measure every tokenizer on every document and print a row a tokenizer and language."""
     from dataclasses import asdict
 
     from wenlu.core import settings
     from wenlu.core.errors import DataError
     from wenlu.data.documents import Report, read_documents
-    from wenlu.data.settings import DataSettings
+    from wenlu.data.tokens import PackSettings
     from wenlu.tokenization.report import ALL, compare
     from wenlu.tokenization.tokenizer import Tokenizer
 
-    data = settings.load(DataSettings, values={"paths": list(paths), **reading}).value
+    data = settings.load(PackSettings, values={"data.paths": list(paths), **values}).value.data
     tokenizers = {directory: Tokenizer.load(Path(directory)) for directory in directories}
     report = Report()
     results = compare(tokenizers, (one.text for one in read_documents(data, report)))

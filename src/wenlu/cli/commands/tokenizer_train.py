@@ -8,35 +8,27 @@ import click
 
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
-from wenlu.cli.parsing import reading_options
+from wenlu.cli.parsing import TOKENIZER_KINDS, reading_options
 from wenlu.core.messages import text
 
 
 @output.command("tokenizer_train")
 @argument("tokenizer_train", "paths", nargs=-1, required=True)
 @option("tokenizer_train", "-o", "--output", "target", required=True, metavar="DIR")
-@option("tokenizer_train", "--kind", type=click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"]))
-@option("tokenizer_train", "--vocab-size", type=int)
-@option("tokenizer_train", "--min-frequency", type=click.IntRange(min=1))
-@option("tokenizer_train", "--normalization", type=click.Choice(["none", "nfc", "nfkc"]))
-@option("tokenizer_train", "--lowercase", is_flag=True)
-@option("tokenizer_train", "--special-token", "special_tokens", multiple=True, metavar="TOKEN")
+@option("tokenizer_train", "--kind", setting="tokenizer.kind", type=TOKENIZER_KINDS)
+@option("tokenizer_train", "--vocab-size", setting="tokenizer.vocab_size", type=int)
+@option("tokenizer_train", "--min-frequency", setting="tokenizer.min_frequency", type=click.IntRange(min=1))
+@option(
+    "tokenizer_train", "--normalization", setting="tokenizer.normalization", type=click.Choice(["none", "nfc", "nfkc"])
+)
+@option("tokenizer_train", "--lowercase", setting="tokenizer.lowercase", is_flag=True)
+@option("tokenizer_train", "--special-token", setting="tokenizer.special_tokens", multiple=True, metavar="TOKEN")
 @reading_options
 @option("tokenizer_train", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @option("tokenizer_train", "--replace", is_flag=True)
 @output.run
 def command(
-    paths: tuple[str, ...],
-    target: str,
-    kind: str | None,
-    vocab_size: int | None,
-    min_frequency: int | None,
-    normalization: str | None,
-    lowercase: bool,
-    special_tokens: tuple[str, ...],
-    overrides: tuple[str, ...],
-    replace: bool,
-    **reading: str | None,
+    paths: tuple[str, ...], target: str, overrides: tuple[str, ...], replace: bool, values: dict[str, object]
 ) -> None:
     """Read the texts, learn a vocabulary, publish the directory."""
     import time
@@ -47,16 +39,7 @@ def command(
     from wenlu.data.tokens import PackSettings
     from wenlu.tokenization.tokenizer import Tokenizer
 
-    values: dict[str, object] = {
-        "data.paths": list(paths),
-        **{f"data.{name}": value for name, value in reading.items()},
-        "tokenizer.kind": kind,
-        "tokenizer.vocab_size": vocab_size,
-        "tokenizer.min_frequency": min_frequency,
-        "tokenizer.normalization": normalization,
-        "tokenizer.lowercase": lowercase or None,
-        "tokenizer.special_tokens": list(special_tokens) or None,
-    }
+    values["data.paths"] = list(paths)
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
     directory = Path(target)
     check_target(directory, replace=replace)  # before the work, not after it
