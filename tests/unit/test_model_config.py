@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from wenlu.core import plugins
-from wenlu.core.errors import SettingsError
+from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.models.build import FAMILIES, build_model, family
+from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import ModelSettings, RopeScaling, StackConfig
 from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.transformer import Transformer
@@ -23,6 +27,10 @@ SCALING = {"factor": 8.0, "original_max_positions": 8}
     [
         ({"num_layers": 0}, "models.size", ["num_layers", "0"]),
         ({"num_kv_heads": 0}, "models.size", ["num_kv_heads", "0"]),
+        ({"num_segments": -1}, "models.size", ["num_segments", "-1"]),
+        ({"max_positions": 10**10}, "models.size", ["max_positions", "10000000000", "268435456"]),
+        ({"num_layers": 10**5}, "models.size", ["num_layers", "100000", "10000"]),
+        ({"num_heads": 2**20, "head_dim": 2**20}, "models.size", ["num_heads * head_dim", "1099511627776"]),
         ({"residual_dropout": 1.0}, "models.dropout_range", ["residual_dropout", "1.0"]),
         ({"num_heads": 5}, "models.heads_split", ["hidden_size", "24", "num_heads", "5"]),
         ({"num_kv_heads": 3}, "models.kv_heads_split", ["num_heads", "4", "num_kv_heads", "3"]),
@@ -98,6 +106,32 @@ def test_defaults(kind: str) -> None:
     assert model.config.end_token_id == model.config.start_token_id == 7
     assert {stack.hidden_size for stack in model.config.stacks} == {192}
     assert {stack.num_layers for stack in model.config.stacks} == {4}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "lstm"])
+def test_a_config_of_absurd_sizes_is_refused_by_name_at_once(kind: str, tmp_path: Path) -> None:
+    """Each number in turn, beside weights of another size: no traceback, no allocation, a setting or a tensor named.
+
+    What decides no shape, as ids of special tokens or a window, may be anything.
+    """
+    sizes = {name: size for name, size in SMALL.items() if kind != "lstm" or name != "num_heads"}
+    save_model(build_model(ModelSettings(kind=kind, **sizes), vocab_size=50, end_id=0, sequence_length=8), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    refused = 0
+    for key, old in config.items():
+        if not isinstance(old, int | float) or isinstance(old, bool):
+            continue
+        for value in (10**9, 10**18, 10**400, -1, 0):
+            path.write_text(json.dumps({**config, key: value}), encoding="utf-8")
+            started = time.perf_counter()
+            try:
+                load_model(tmp_path)
+            except (SettingsError, CheckpointError) as error:
+                refused += 1
+                assert error.id.startswith("models."), (key, value, error)
+            assert time.perf_counter() - started < 1, (key, value)
+    assert refused > 10
 
 
 def test_a_misspelt_kind_gets_a_suggestion() -> None:

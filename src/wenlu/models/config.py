@@ -36,6 +36,7 @@ Scheme = Literal["gpt2", "wenlu"]
 
 ALL_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o", "ffn"})
 DEFAULT_ROPE_THETA = 10_000.0
+_LARGEST, _MOST_LAYERS = 2**28, 10_000
 
 T = TypeVar("T")
 
@@ -117,10 +118,10 @@ class StackConfig:
     def __post_init__(self) -> None:
         for name in _SIZES:
             if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+                check_size(name, getattr(self, name), least=int(name != "num_segments"))
+        check_size("num_heads * head_dim", self.num_heads * self.head_size)
         for name in _DROPOUTS:
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError("models.dropout_range", name=name, value=getattr(self, name))
+            check_dropout(name, getattr(self, name))
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise SettingsError("models.heads_split", hidden_size=self.hidden_size, num_heads=self.num_heads)
         if self.num_heads % self.kv_heads:
@@ -166,6 +167,7 @@ class StackConfig:
 _SIZES = (
     *("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "num_kv_heads", "head_dim"),
     *("num_distinct_layers", "memory_size", "window", "full_every", "embedding_size", "mel_bins"),
+    *("num_segments", "relative_buckets", "relative_distance"),
 )
 _DROPOUTS = tuple(field.name for field in fields(StackConfig) if field.name.endswith("_dropout"))
 _DEFAULTS = {field.name: field.default for field in fields(StackConfig)}
@@ -204,12 +206,13 @@ class TransformerConfig:
     decoder_start_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one("vocab_size", self.vocab_size)
+        check_size("vocab_size", self.vocab_size)
+        check_dropout("classifier_dropout", self.classifier_dropout)
         assert self.encoder is not None or self.decoder is not None, "a Transformer has a stack"
         if self.decoder is not None and self.decoder.attention != "causal":
             raise _unread("attention", self.decoder.attention, "stack", "decoder")
         if self.heads & {"sequence", "token"}:
-            _at_least_one("labels", len(self.labels))
+            check_size("labels", len(self.labels))
 
     @property
     def main(self) -> StackConfig:
@@ -349,6 +352,22 @@ def _unread(name: str, value: object, choice: str, found: object) -> SettingsErr
     return SettingsError("models.choice_unused", name=name, value=value, choice=choice, found=found)
 
 
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise SettingsError("models.size", name=name, value=value)
+def check_size(name: str, value: int, *, least: int = 1) -> None:
+    """Refuse what no model has: torch cannot count the bytes of such matrices, nor Python walk through such layers.
+
+    Raises:
+        SettingsError: ``models.size``.
+    """
+    largest = _MOST_LAYERS if name.endswith("layers") else _LARGEST
+    if not least <= value <= largest:
+        raise SettingsError("models.size", name=name, value=value, least=least, largest=largest)
+
+
+def check_dropout(name: str, value: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        SettingsError: ``models.dropout_range``.
+    """
+    if not 0 <= value < 1:
+        raise SettingsError("models.dropout_range", name=name, value=value)

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wenlu.core.errors import SettingsError
 from wenlu.core.reproducibility import derive_seed
 from wenlu.models.boundaries import document_starts
-from wenlu.models.config import Cache
+from wenlu.models.config import Cache, check_dropout, check_size
 from wenlu.models.heads import LanguageModelCalls
 from wenlu.models.statistics import Statistics
 
@@ -39,10 +38,8 @@ class LSTMConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
-            if getattr(self, name) < 1:
-                raise SettingsError("models.size", name=name, value=getattr(self, name))
-        if not 0 <= self.dropout < 1:
-            raise SettingsError("models.dropout_range", name="dropout", value=self.dropout)
+            check_size(name, getattr(self, name))
+        check_dropout("dropout", self.dropout)
 
 
 class LSTMCache:

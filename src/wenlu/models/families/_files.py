@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,12 +39,21 @@ class HFConfig:
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A required integer, unless a default is given; null counts as not given."""
-        return self._typed(key, int, default)
+        value = self._typed(key, int, default)
+        return value if abs(value) < 2**63 else self.refuse(key, value, "int64")
 
     def number(self, key: str, default: float | None = None) -> float:
         """A required number, unless a default is given."""
         value = self._typed(key, (int, float), default)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            self.refuse(key, value, "float")
+
+    def scale(self, key: str, default: float | None = None) -> float:
+        """What divides by the square root of a required number above 0."""
+        value = self.number(key, default)
+        return math.pow(value, -0.5) if value > 0 else self.refuse(key, value, "> 0")
 
     def boolean(self, key: str, default: bool) -> bool:
         """A truth value."""

@@ -94,7 +94,7 @@ class LlamaKind(TransformerFamily):
         theta, scaling, local_theta = read_rope(hf, self.rope_theta, self.window_rope_theta)
         hidden_size = hf.integer("hidden_size")
         window, full_every = self.windows(hf)
-        scale = hf.number("query_pre_attn_scalar", 256) ** -0.5 if self.gemma else None
+        scale = hf.scale("query_pre_attn_scalar", 256) if self.gemma else None
         return TransformerConfig(
             vocab_size=hf.integer("vocab_size"),
             tie_embeddings=hf.boolean("tie_word_embeddings", self.tied),

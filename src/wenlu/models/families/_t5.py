@@ -110,7 +110,7 @@ class T5Kind(TransformerFamily):
         return TransformerConfig(
             vocab_size=hf.integer("vocab_size"),
             tie_embeddings=tied,
-            head_scale=width**-0.5 if hf.boolean("scale_decoder_outputs", tied) and self.scaled else 1.0,
+            head_scale=hf.scale("d_model") if hf.boolean("scale_decoder_outputs", tied) and self.scaled else 1.0,
             **read_ids(hf),
             encoder=stack("num_layers", "bidirectional"),
             decoder=stack("num_decoder_layers", "causal", width),
