@@ -22,7 +22,6 @@ from wenlu.data.store import TokenStore
 from wenlu.evaluation.documents import store_documents
 from wenlu.evaluation.evaluator import evaluate_split
 from wenlu.evaluation.scoring import Windows, token_log_probs
-from wenlu.generation.engine import generate
 from wenlu.generation.sampling import Sampler
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models import ngram
@@ -32,6 +31,7 @@ from wenlu.models.mixture import Mixture
 from wenlu.models.roles import Architecture, architecture
 from wenlu.models.transformer import Transformer
 from wenlu.training.settings import EvaluateSettings
+from whole_sequences import generate
 
 VOCAB, END, MAX_POSITIONS = 23, 0, 48
 SIZES = {

@@ -13,7 +13,6 @@ from transformers.generation import logits_process
 
 from wenlu.core.errors import CheckpointError
 from wenlu.generation import settings as settings_file
-from wenlu.generation.engine import generate
 from wenlu.generation.sampling import (
     filtered,
     keep_min_p,
@@ -25,6 +24,7 @@ from wenlu.generation.settings import GenerationSettings
 from wenlu.models.build import build_model
 from wenlu.models.checkpoint import save_model
 from wenlu.models.config import ModelSettings
+from whole_sequences import generate
 
 LOGITS = 3 * torch.randn(16, 500, generator=torch.Generator().manual_seed(0))
 INPUT_IDS = torch.randint(0, 500, (16, 40), generator=torch.Generator().manual_seed(1))

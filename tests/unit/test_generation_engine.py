@@ -7,8 +7,9 @@ import torch
 
 from tiny_language_model import ScriptedModel, TinyModel
 from wenlu.core.errors import NotFiniteError, RequestError
-from wenlu.generation.engine import Room, generate, room, stream
+from wenlu.generation.engine import Room, room, stream
 from wenlu.generation.settings import GenerationSettings
+from whole_sequences import generate
 
 END = 0
 SAMPLED = GenerationSettings(temperature=1.0, top_p=1.0, max_new_tokens=12)
