@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from itertools import count
 from typing import Literal, Protocol
 
@@ -37,6 +38,7 @@ class Epoch(Protocol):
         """The numbers of the documents in each row of a batch that this is, or is a part of."""
 
 
+@dataclass(eq=False)
 class Loader:
     """Batches of input_ids, labels, position_ids, document_ids: int64 tensors of shape (batch_size, sequence_length).
 
@@ -49,42 +51,34 @@ class Loader:
         DataError: ``data.empty_split`` when there is no token at all.
     """
 
-    def __init__(
-        self,
-        store: TokenStore,
-        *,
-        sequence_length: int,
-        batch_size: int,
-        seed: int,
-        layout: Layout = "packed",
-        num_workers: int = 0,
-        make_epoch: Callable[[int], Epoch] | None = None,
-    ) -> None:
-        if store.num_tokens == 0:
+    store: TokenStore
+    _: KW_ONLY
+    sequence_length: int
+    batch_size: int
+    seed: int
+    layout: Layout = "packed"
+    num_workers: int = 0
+    make_epoch: Callable[[int], Epoch] | None = None
+
+    def __post_init__(self) -> None:
+        if self.store.num_tokens == 0:
             raise DataError("data.empty_split")
-        self._store = store
-        self._sequence_length = sequence_length
-        self._batch_size = batch_size
-        self._seed = seed
-        self._layout = layout
-        self._num_workers = num_workers
-        self._make_epoch = make_epoch or self._windows
         self._lock = threading.Lock()
         self._epochs: dict[int, Epoch] = {}
         self._per_epoch = len(self._epoch(0))
-        slots = sequence_length * batch_size
-        if store.num_tokens < slots:
-            notice("data.smaller_than_batch", tokens=store.num_tokens, slots=slots)
+        slots = self.sequence_length * self.batch_size
+        if self.store.num_tokens < slots:
+            notice("data.smaller_than_batch", tokens=self.store.num_tokens, slots=slots)
 
     def epochs_at(self, number: int) -> float:
         """How many epochs lie before the batch with this number."""
-        rows = self._batch_size if self._layout == "packed" else 1
+        rows = self.batch_size if self.layout == "packed" else 1
         return number * rows / self._per_epoch
 
     def batch(self, number: int) -> dict[str, Tensor]:
         """The batch with this number."""
         rows = [self._epoch(epoch).row(place) for epoch, place in self._places(number)]
-        if self._layout == "stream":
+        if self.layout == "stream":
             return {name: torch.from_numpy(column) for name, column in rows[0].items()}
         return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
@@ -94,22 +88,22 @@ class Loader:
 
     def _places(self, number: int) -> list[tuple[int, int]]:
         """(epoch, place in its order) of the windows of a batch."""
-        if self._layout == "stream":
+        if self.layout == "stream":
             return [divmod(number, self._per_epoch)]
-        rows = range(number * self._batch_size, (number + 1) * self._batch_size)
+        rows = range(number * self.batch_size, (number + 1) * self.batch_size)
         return [divmod(row, self._per_epoch) for row in rows]
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """Batches from this number on, without end; worker threads prepare the next ones while one is used."""
-        if self._num_workers == 0:
+        if self.num_workers == 0:
             yield from map(self.batch, count(start))
             return
-        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="wenlu-loader") as pool:
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="wenlu-loader") as pool:
             numbers = count(start)
             waiting: deque[Future[dict[str, Tensor]]] = deque()
             try:
                 while True:
-                    while len(waiting) < 2 * self._num_workers:
+                    while len(waiting) < 2 * self.num_workers:
                         waiting.append(pool.submit(self.batch, next(numbers)))
                     yield waiting.popleft().result()
             finally:
@@ -119,19 +113,19 @@ class Loader:
     def _epoch(self, epoch: int) -> Epoch:
         with self._lock:
             if epoch not in self._epochs:
-                self._epochs[epoch] = self._make_epoch(epoch)
+                self._epochs[epoch] = (self.make_epoch or self._windows)(epoch)
                 for old in sorted(self._epochs)[:-_EPOCHS_HELD]:
                     if old != epoch:
                         del self._epochs[old]
             return self._epochs[epoch]
 
     def _windows(self, epoch: int) -> Epoch:
-        if self._layout == "packed":
-            return PackedWindows(self._store, sequence_length=self._sequence_length, seed=self._seed, epoch=epoch)
+        if self.layout == "packed":
+            return PackedWindows(self.store, sequence_length=self.sequence_length, seed=self.seed, epoch=epoch)
         return StreamWindows(
-            self._store,
-            sequence_length=self._sequence_length,
-            num_tracks=self._batch_size,
-            seed=self._seed,
+            self.store,
+            sequence_length=self.sequence_length,
+            num_tracks=self.batch_size,
+            seed=self.seed,
             epoch=epoch,
         )

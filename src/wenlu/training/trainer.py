@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -61,6 +61,7 @@ class Step:
     skipped: str = ""
 
 
+@dataclass(eq=False)
 class Trainer:
     """Iterate to train. ``step`` is the number of steps done: to resume, hand in the step with the states of that step.
 
@@ -72,29 +73,20 @@ class Trainer:
         carried: the state that a recurrent model carries from one micro-batch to the next.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        batches: Batches,
-        settings: TrainSettings,
-        *,
-        carried: Carried | None = None,
-        step: int = 0,
-    ) -> None:
-        assert settings.precision != "auto", "resolve the settings first"
-        self.model = model
-        self.objective = objective
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.batches = batches
-        self.settings = settings
-        self.carried = carried
-        self.step = step
-        self.skipped_in_a_row = 0
-        self.device = device_of(model)
+    model: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    schedule: Schedule
+    batches: Batches
+    settings: TrainSettings
+    _: KW_ONLY
+    carried: Carried | None = None
+    step: int = 0
+    skipped_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.settings.precision != "auto", "resolve the settings first"
+        self.device = device_of(self.model)
 
     def __iter__(self) -> Iterator[Step]:
         stream = self.batches.batches(self.step * self.settings.accumulation)
