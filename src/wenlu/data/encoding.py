@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save
 
 from wenlu.core.log import notice, progress, warn
@@ -131,23 +130,16 @@ def _write_split(
             digest.update(hashlib.file_digest(file, "sha256").digest())
     if not lossless.all():
         warn("data.not_lossless", count=int((~lossless).sum()), total=count, split=split)
-    return _summary(rows, spool.language_names) | {
-        "tokens": int(lengths.sum()),
-        "not_lossless": int((~lossless).sum()),
-        "digest": digest.hexdigest(),
-    }
-
-
-def _summary(rows: npt.NDArray[np.void], language_names: list[str]) -> dict[str, object]:
-    by_language = np.bincount(rows["language"], minlength=len(language_names))
+    by_language = np.bincount(rows["language"], minlength=len(spool.language_names)).tolist()
     return {
-        "documents": len(rows),
-        "tokens": 0,
+        "documents": count,
+        "tokens": int(lengths.sum()),
         "characters": int(rows["characters"].sum()),
         "original_bytes": int(rows["original_bytes"].sum()),
         "cleaned_bytes": int(rows["bytes"].sum()),
-        "not_lossless": 0,
-        "languages": {name: int(by_language[code]) for code, name in enumerate(language_names)},
+        "not_lossless": int((~lossless).sum()),
+        "languages": dict(zip(spool.language_names, by_language, strict=True)),
+        "digest": digest.hexdigest(),
     }
 
 

@@ -242,15 +242,8 @@ def _typed(name: str, value: object, *, where: str) -> object:
         kind: type = int if name == "end_token_ids" else str
         if all(isinstance(item, kind) and not isinstance(item, bool) for item in value):
             return value
-    elif isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-    elif isinstance(default, float):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(default, str):
-        if isinstance(value, str):
-            return value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        return value
+    else:
+        accepted = (int, float) if isinstance(default, float) else (int if default is None else type(default))
+        if isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool):
+            return float(value) if isinstance(default, float) else value
     raise CheckpointError("generation.bad_file", where=f"{where}: {name}", found=repr(value))
