@@ -331,9 +331,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, help="train each so long, too, and score it")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants with one of these words in their names")
     options = parser.parse_args()
     store, shape = packed_corpus(options.data), SHAPES[options.shape]
     chosen = VARIANTS + (MORE if options.long else [])
+    chosen = [variant for variant in chosen if any(word in variant.name for word in options.only)]
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=store.train.vocab_size, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
