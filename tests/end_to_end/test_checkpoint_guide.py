@@ -25,7 +25,7 @@ def blocks(language: str, code: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the checkpoint and the text that the guide speaks of."""
+    """A folder with the checkpoint and the texts that the guide speaks of."""
     transformers.logging.disable_progress_bar()
     tokenizer = tiny("bpe")
     config = transformers.LlamaConfig(
@@ -35,7 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "downloads/tiny-llama")
     tokenizer.save(tmp_path / "downloads/tiny-llama")
-    (tmp_path / "novel.txt").write_text("\n\n".join(tiny_texts(12)), encoding="utf-8")
+    for name in ("novel.txt", "web.txt"):
+        (tmp_path / name).write_text("\n\n".join(tiny_texts(12)), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -136,9 +136,6 @@ def test_an_encoder_is_told_what_it_can_do_instead(tmp_path: Path) -> None:
     for words in (["generate", "a"], ["score", "a"]):
         shown = wenlu(*words, "--model", "bert", code=2).stderr
         assert "wenlu fill" in shown and "wenlu embed" in shown and "bert" in shown
-    (tmp_path / "text.txt").write_text("The quick brown fox.\n", encoding="utf-8")
-    data = ["--data", str(tmp_path / "text.txt")]
-    assert refusal("compare", "bert", "roberta", *data) == "models.encoder_not_causal"
     model = package.load("bert")
     for call in (model.generate, model.score):
         with pytest.raises(package.WenluError, match="wenlu fill"):

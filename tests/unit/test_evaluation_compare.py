@@ -35,9 +35,8 @@ def test_a_steady_difference_is_found_among_unlike_documents() -> None:
     }
     result = compare({name: evaluation(bits.tolist(), sizes) for name, bits in scores.items()})
     assert result.ranking == ("best", "better", "worst")
-    assert result.behind_best("best") is None
-    behind = result.behind_best("worst")
-    assert behind is not None and behind.interval is not None and behind.p_value is not None
+    behind = result.between("worst", "best")
+    assert behind.interval is not None and behind.p_value is not None
     assert behind.value == pytest.approx(0.2)
     assert behind.interval.low == pytest.approx(0.2)
     assert behind.p_value < 0.01

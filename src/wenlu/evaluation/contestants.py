@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wenlu.bundle import Bundle, load_bundle
+from wenlu.core.errors import RequestError
 from wenlu.core.runs import Run, is_run
 from wenlu.evaluation.evaluator import DEFAULT_CONTEXT
 from wenlu.evaluation.scoring import Windows
@@ -44,6 +45,17 @@ class Contestant:
         if context is None:
             return Windows(self.context, self.stride if stride is None else stride)
         return Windows(context, max(1, context // 2) if stride is None else stride)
+
+    def columns(self, context: int | None = None) -> int:
+        """The length of the rows of an objective: what the user gave, or what its run has.
+
+        Raises:
+            RequestError: ``evaluation.columns``.
+        """
+        most = self.bundle.measured.max_positions
+        if context is not None and not 1 <= context <= (most or context):
+            raise RequestError("evaluation.columns", found=context, most=most or "∞")
+        return self.context if context is None else context
 
     def as_record(self) -> dict[str, object]:
         """Name, path, tokenizer and costs for JSON."""

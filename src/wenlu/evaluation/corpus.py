@@ -77,6 +77,7 @@ class StoreCorpus:
                     self.store.tokenizer.decode(self.tokens.document(number)[:-1].tolist()),
                     int(self.tokens.original_bytes[number]),
                     self.tokens.language(number),
+                    None if self.tokens.files is None else str(self.tokens.files[number]),
                 )
 
 

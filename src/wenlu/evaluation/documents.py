@@ -25,7 +25,8 @@ _TEXTS_AT_ONCE = 64
 class TokenizedDocument:
     """One document as a model reads it; ``ids`` end with the end token unless the document is ``cut``.
 
-    ``num_bytes`` counts the original UTF-8 text; of a cut document, in proportion to its tokens.
+    ``num_bytes`` counts the original UTF-8 text; of a cut document, in proportion to its tokens. ``source`` is the file
+    that it came from; None where nobody knows.
     """
 
     ids: npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class TokenizedDocument:
     language: str
     lossless: bool
     cut: bool = False
+    source: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -43,11 +45,12 @@ class TokenizedDocument:
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """One document as text; ``num_bytes`` counts the original UTF-8 text, before cleaning."""
+    """One document as text; ``num_bytes`` counts the original UTF-8 text, before cleaning; ``source`` is its file."""
 
     text: str
     num_bytes: int
     language: str
+    source: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -71,7 +74,8 @@ def file_texts(paths: Sequence[str]) -> Iterator[EvaluationText]:
     """The documents of text files, read and cleaned as for a token store; what was dropped is announced at the end."""
     report = Report()
     for document in read_documents(DataSettings(paths=tuple(paths)), report):
-        yield EvaluationText(document.text, document.original_bytes, document.language)
+        source = document.source.rpartition(":")[0]
+        yield EvaluationText(document.text, document.original_bytes, document.language, source)
     report.announce()
 
 
@@ -86,6 +90,7 @@ def encode_texts(texts: Iterable[EvaluationText], tokenizer: Tokenizer) -> Itera
                 num_characters=len(text.text),
                 language=text.language,
                 lossless=tokenizer.round_trips(text.text, ids),
+                source=text.source,
             )
 
 
@@ -107,7 +112,7 @@ def sample_texts(texts: Iterable[EvaluationText], max_bytes: int) -> list[Evalua
     if excess > 0:
         last = chosen[-1]
         start = last.text[: max(1, math.floor(len(last.text) * (1 - excess / last.num_bytes)))]
-        chosen[-1] = EvaluationText(start, len(start.encode()), last.language)
+        chosen[-1] = replace(last, text=start, num_bytes=len(start.encode()))
     return chosen
 
 

@@ -69,6 +69,16 @@ class Evaluation:
     by_language: Mapping[str, Summary]
     definition: str
 
+    @property
+    def measures(self) -> dict[str, tuple[float, Interval | None]]:
+        """What models are compared by."""
+        return {"bits_per_byte": (self.total.bits_per_byte, self.total.bits_per_byte_interval)}
+
+    def costs(self, language: str | None = None) -> tuple[list[float], list[float]]:
+        """Bits and bytes of each document, of all or of one language."""
+        scores = [score for score in self.scores if language in (None, score.language)]
+        return [score.charged / math.log(2) for score in scores], [score.num_bytes for score in scores]
+
     def as_record(self) -> dict[str, object]:
         """The summaries for JSON."""
         return {

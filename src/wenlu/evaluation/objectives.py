@@ -6,26 +6,31 @@ same questions. A run's own evaluations are made in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from wenlu.core import plugins
+from wenlu.core.errors import RequestError
+from wenlu.core.log import notice
 from wenlu.core.setting_types import fields
 from wenlu.core.settings import changed
 from wenlu.core.version import __version__
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.contestants import Contestant
 from wenlu.evaluation.corpus import Corpus, StoreCorpus
-from wenlu.evaluation.documents import TokenizedDocument, encode_texts, file_texts
+from wenlu.evaluation.documents import EvaluationText, encode_texts
+from wenlu.evaluation.evaluator import Summary
 from wenlu.metrics import significance
 from wenlu.metrics.significance import Interval, ratio_interval
-from wenlu.models.roles import masked_model
+from wenlu.models.roles import causal_model, masked_model
 from wenlu.tasks._base import CorpusObjective, Score, TaskSettings
 from wenlu.tasks._held_out import HeldOut, held_out
 from wenlu.tokenization.tokenizer import Tokenizer
 from wenlu.training.run import read_settings
+
+_ASIDE = ("name", "chunk_rows")  # settings that change no score
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,21 @@ class ObjectiveEvaluation:
     intervals: Mapping[str, Interval | None]
     definition: str
     rows: Mapping[str, list[float]]
+
+    @property
+    def measures(self) -> dict[str, tuple[float, Interval | None]]:
+        """What models are compared by; accuracy is shown beside it."""
+        return {name: (self.scores[name].value, interval) for name, interval in self.intervals.items()}
+
+    @property
+    def by_language(self) -> Mapping[str, Summary]:
+        """Rows hold documents of all languages."""
+        return {}
+
+    def costs(self, language: str | None = None) -> tuple[list[float], list[float]]:
+        """Nats and targets of each row."""
+        assert language is None, "rows hold documents of all languages"
+        return self.rows["nats"], self.rows["targets"]
 
     def as_record(self) -> dict[str, object]:
         """For JSON: each score as an object, its interval as a pair."""
@@ -65,21 +85,68 @@ def objective_of(contestant: Contestant) -> CorpusObjective | None:
     return task if isinstance(task, CorpusObjective) else None
 
 
+def common_objective(contestants: Sequence[Contestant]) -> CorpusObjective | None:
+    """What all of these models are compared by; None where all predict next tokens.
+
+    Where their objectives or settings differ, encoders are compared as masked language models, encoder-decoders of one
+    task by that one, with default settings; it is announced.
+
+    Raises:
+        RequestError: ``evaluation.no_common_objective``, ``evaluation.other_tokenizers``; ``models.encoder_not_causal``
+            and others for a model that has no output for words.
+    """
+    objectives = [objective_of(one) for one in contestants]
+    given = [objective for objective in objectives if objective is not None]
+    if not given:
+        return None
+    said, tokenizers = {}, {}
+    for one, objective in zip(contestants, objectives, strict=True):
+        if objective is None:
+            causal_model(one.bundle.model)
+        said[one.name] = one.bundle.task if objective is None else _named(objective.settings)
+        tokenizers[one.name] = one.bundle.tokenizer.fingerprint[:12]
+    names = {objective.settings.name for objective in given}
+    if all(objective.architecture == "encoder" for objective in given):
+        names = {"masked_lm"}
+    if len(given) < len(objectives) or len(names) > 1:
+        raise RequestError("evaluation.no_common_objective", models=_listed(said))
+    if len(set(tokenizers.values())) > 1:
+        raise RequestError("evaluation.other_tokenizers", models=_listed(tokenizers))
+    if len(set(said.values())) == 1:
+        return given[0]
+    module = plugins.load("wenlu.tasks", *names)
+    common: CorpusObjective = module.create(module.SETTINGS())
+    notice("evaluation.common_objective", models=_listed(said), chosen=_named(common.settings))
+    return common
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
 def evaluate_objective(
-    contestant: Contestant, objective: CorpusObjective, corpus: Corpus, *, sequence_length: int, max_tokens: int = 0
+    contestant: Contestant,
+    objective: CorpusObjective,
+    corpus: Corpus,
+    *,
+    texts: Iterable[EvaluationText] | None = None,
+    sequence_length: int,
+    max_tokens: int = 0,
+    choice: str = "all",
 ) -> ObjectiveEvaluation:
     """Score a model on rows of ``sequence_length`` columns, all or (``max_tokens`` above 0) a fixed sample of them.
+
+    The rows are of the corpus, or of some ``texts`` of it; ``choice`` says in the definition which ones.
 
     Raises:
         RequestError: ``models.not_masked``, ``models.no_vocabulary_head``.
     """
     if objective.architecture == "encoder":
         masked_model(contestant.bundle.model)
-    tokenizer = contestant.bundle.tokenizer
-    store = _tokens(corpus, tokenizer)
-    model = contestant.bundle.model
+    model, tokenizer = contestant.bundle.model, contestant.bundle.tokenizer
+    store = _tokens(corpus, tokenizer, texts)
     found = held_out(objective, model, store, tokenizer, sequence_length=sequence_length, max_tokens=max_tokens)
-    choice = f"sample-of-{max_tokens}-tokens" if max_tokens and max_tokens < store.num_tokens else "all"
+    choice = f"sample-of-{max_tokens}-tokens" if max_tokens and max_tokens < store.num_tokens else choice
     rows, intervals = _by_row(found)
     definition = _definition(objective.settings, sequence_length, choice)
     return ObjectiveEvaluation(found.scores, intervals, definition, rows)
@@ -99,30 +166,26 @@ def _by_row(found: HeldOut) -> tuple[dict[str, list[float]], dict[str, Interval 
 
 def _definition(settings: TaskSettings, sequence_length: int, choice: str) -> str:
     """What the numbers mean, in one line; numbers of one tokenizer are comparable where these lines are equal."""
-    keys = [key for key in fields(type(settings)) if key not in ("name", "chunk_rows")]
-    given = [f"{key.removeprefix('task.')}:{value}" for key, value in changed(settings, "task", keys).items()]
-    parts = [settings.name, *given, f"columns:{sequence_length}", "draws:fixed", f"rows:{choice}"]
+    parts = (_named(settings), f"columns:{sequence_length}", "draws:fixed", f"rows:{choice}")
     return "|".join([*parts, significance.signature().replace("document", "row"), f"wenlu:{__version__}"])
 
 
-def _tokens(corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
-    """The text as one split of a store, where it is not one already; a path that was given is a source."""
-    if isinstance(corpus, StoreCorpus):
-        if corpus.fits(tokenizer):
-            return corpus.tokens
-        documents = list(corpus.documents(tokenizer))
-        files = None if corpus.tokens.files is None else corpus.tokens.files[corpus.tokens.lossless]
-        return _in_memory(documents, tokenizer, files)
-    parts = [list(encode_texts(file_texts([path]), tokenizer)) for path in corpus.paths]
-    sources = np.repeat(np.arange(len(parts), dtype=np.uint32), [len(part) for part in parts])
-    return _in_memory([document for part in parts for document in part], tokenizer, sources)
+def _named(settings: TaskSettings) -> str:
+    """The task, and what is not as usual in it."""
+    given = changed(settings, "task", [key for key in fields(type(settings)) if key not in _ASIDE])
+    return "|".join([settings.name, *(f"{key.removeprefix('task.')}:{value}" for key, value in given.items())])
 
 
-def _in_memory(documents: list[TokenizedDocument], tokenizer: Tokenizer, files: np.ndarray | None) -> TokenStore:
+def _tokens(corpus: Corpus, tokenizer: Tokenizer, texts: Iterable[EvaluationText] | None) -> TokenStore:
+    """The corpus, or some texts of it, as one split of a store, where it is not one already."""
+    if texts is None and isinstance(corpus, StoreCorpus) and corpus.fits(tokenizer):
+        return corpus.tokens
+    documents = list(corpus.documents(tokenizer) if texts is None else encode_texts(texts, tokenizer))
     ids = [document.ids.tolist() for document in documents]
     store = TokenStore.from_documents(ids, end_id=tokenizer.end_id, vocab_size=tokenizer.vocab_size)
     names = sorted({document.language for document in documents})
     store.language_names = tuple(names)
     store.languages = np.array([names.index(document.language) for document in documents], dtype=np.uint16)
-    store.files = files
+    files = [document.source for document in documents if document.source is not None]
+    store.files = np.unique(files, return_inverse=True)[1].astype(np.uint32) if len(files) == len(documents) else None
     return store

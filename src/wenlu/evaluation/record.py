@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from wenlu.core.messages import text
 from wenlu.core.runs import write_file_atomically
 from wenlu.core.version import __version__
 from wenlu.evaluation.charts import Chart, Estimate, Estimates, Line
-from wenlu.evaluation.compare import Comparison
+from wenlu.evaluation.compare import Scored, TextComparison, compare
 from wenlu.evaluation.contestants import Contestant
 from wenlu.evaluation.corpus import Corpus
 from wenlu.evaluation.evaluator import Evaluation, Summary
@@ -20,18 +19,7 @@ from wenlu.evaluation.reports import Report, Section, Settings, Table
 from wenlu.metrics.significance import Difference, Interval
 
 
-class Reported(Protocol):
-    """What an evaluation of any kind has for its report."""
-
-    @property
-    def definition(self) -> str:
-        """What the numbers mean."""
-
-    def documents_record(self) -> Mapping[str, Sequence[object]]:
-        """One column a field."""
-
-
-def report_path(contestant: Contestant, corpus: Corpus, evaluation: Reported) -> Path | None:
+def report_path(contestant: Contestant, corpus: Corpus, evaluation: Scored) -> Path | None:
     """Where an evaluation of a run's model is kept: the same model, data and definition have the same name."""
     if contestant.run is None:
         return None
@@ -40,7 +28,7 @@ def report_path(contestant: Contestant, corpus: Corpus, evaluation: Reported) ->
     return contestant.run.path / "reports" / f"evaluation-{corpus.name}-{digest}.json"
 
 
-def write_report(path: Path, record: Mapping[str, object], evaluation: Reported) -> None:
+def write_report(path: Path, record: Mapping[str, object], evaluation: Scored) -> None:
     """Write the record with the scores of every document, or row."""
     content = {**record, "wenlu": __version__, "documents": evaluation.documents_record()}
     write_file_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
@@ -62,47 +50,92 @@ def evaluation_page(contestant: Contestant, corpus: Corpus, evaluation: Evaluati
     sections.append(Settings(text("evaluation.section_data"), {**contestant.as_record(), **corpus.record()}))
     return Report(
         text("evaluation.evaluation_title", model=contestant.name),
-        text("evaluation.page_summary", documents=evaluation.total.documents, bytes=evaluation.total.num_bytes),
+        _page_summary(evaluation),
         sections,
         text("evaluation.definition", definition=evaluation.definition),
     )
 
 
-def comparison_page(
-    contestants: Sequence[Contestant],
-    corpus: Corpus,
-    evaluations: Mapping[str, Evaluation],
-    comparison: Comparison,
-) -> Report:
+def comparison_record(
+    contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None
+) -> dict[str, object]:
+    """A comparison for JSON, with what was forgotten on a text of the old domain."""
+    record: dict[str, object] = {
+        "data": new.corpus.record(),
+        "models": [{**one.as_record(), **new.evaluations[one.name].as_record()} for one in _ranked(contestants, new)],
+        "ranking": new.comparison.ranking,
+        "pairs": [pair.as_record() for pair in new.comparison.pairs],
+        "pairs_by_language": {
+            language: [pair.as_record() for pair in compare(new.evaluations, language=language).pairs]
+            for language in new.languages
+        },
+    }
+    if old is not None:
+        base = contestants[0].name
+        record["forgetting"] = {
+            "data": old.corpus.record(),
+            "base": base,
+            "models": [{"name": name, **found.as_record()} for name, found in old.evaluations.items()],
+            "pairs": [pair.as_record() for pair in old.comparison.pairs if pair.second == base],
+        }
+    return record
+
+
+def comparison_tables(
+    contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None
+) -> list[Table]:
+    """The models from the best to the worst with their costs; by language; and what was forgotten."""
+    ranked = _ranked(contestants, new)
+    columns, rows = _differences(new, new.comparison.ranking, "difference")
+    columns += [text(f"evaluation.column_{name}") for name in ("parameters", "seconds", "trained_tokens")]
+    for row, one in zip(rows, ranked, strict=True):
+        row += [
+            f"{one.parameters:,}" if one.parameters else "—",
+            "—" if one.seconds is None else f"{one.seconds:,.0f}",
+            "—" if one.trained_tokens is None else f"{one.trained_tokens:,}",
+        ]
+    tables = [Table(text("evaluation.section_scores"), columns, rows, _noted(new, text("evaluation.comparison_note")))]
+    if new.languages:
+        parts = {one.name: new.evaluations[one.name].by_language.values() for one in ranked}
+        bits = [[name, *(f"{part.bits_per_byte:.4f}" for part in found)] for name, found in parts.items()]
+        columns = [text("evaluation.column_model"), *new.languages]
+        tables.append(Table(text("evaluation.section_languages"), columns, bits))
+    if old is not None:
+        base = contestants[0].name
+        title = text("evaluation.forgetting_title", data=old.corpus.name)
+        note = _noted(old, text("evaluation.forgetting_note", model=base))
+        tables.append(Table(title, *_differences(old, list(old.evaluations), "forgotten"), note))
+    return tables
+
+
+def comparison_page(contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None) -> Report:
     """A comparison as a page."""
-    by_name = {contestant.name: contestant for contestant in contestants}
-    ranked = [by_name[name] for name in comparison.ranking]
-    first = evaluations[comparison.ranking[0]]
-    estimates = [
-        Estimate(name, evaluations[name].total.bits_per_byte, evaluations[name].total.bits_per_byte_interval)
-        for name in comparison.ranking
-    ]
+    ranked = _ranked(contestants, new)
+    first = new.evaluations[ranked[0].name]
+    measure = next(iter(first.measures))
+    estimates = [Estimate(one.name, *new.evaluations[one.name].measures[measure]) for one in ranked]
+    scores, *others = comparison_tables(contestants, new, old)
     sections: list[Section] = [
-        Table(
-            text("evaluation.section_scores"),
-            comparison_columns(),
-            comparison_rows(ranked, evaluations, comparison),
-            text("evaluation.comparison_note"),
-        ),
-        Estimates(text("evaluation.section_intervals"), text("evaluation.column_bits_per_byte"), estimates),
+        scores,
+        Estimates(text("evaluation.section_intervals"), text(f"evaluation.column_{measure}"), estimates),
+        *others,
+        *curve_sections(ranked),
+        Settings(text("evaluation.section_data"), new.corpus.record() | ({"old": old.corpus.record()} if old else {})),
     ]
-    if len(first.by_language) > 1:
-        sections.append(
-            Table(text("evaluation.section_languages"), language_columns(first), language_rows(ranked, evaluations))
-        )
-    sections += curve_sections(ranked)
-    sections.append(Settings(text("evaluation.section_data"), corpus.record()))
     return Report(
-        text("evaluation.comparison_title", count=len(contestants)),
-        text("evaluation.page_summary", documents=first.total.documents, bytes=first.total.num_bytes),
+        text("evaluation.comparison_title", count=len(ranked)),
+        _page_summary(first),
         sections,
-        text("evaluation.definition", definition=first.definition),
+        definitions(new.evaluations),
     )
+
+
+def definitions(evaluations: Mapping[str, Scored]) -> str:
+    """What the numbers of all models mean; a line each where their tokenizers begin a text differently."""
+    models: dict[str, list[str]] = {}
+    for name, evaluation in evaluations.items():
+        models.setdefault(text("evaluation.definition", definition=evaluation.definition), []).append(name)
+    return "\n".join(line if len(models) == 1 else f"{', '.join(names)}: {line}" for line, names in models.items())
 
 
 def curve_sections(contestants: Sequence[Contestant]) -> list[Section]:
@@ -130,53 +163,33 @@ def summary_rows(evaluation: Evaluation) -> list[list[str]]:
     return [*rows, _summary_row(text("evaluation.all_languages"), evaluation.total)]
 
 
-def charged_note(evaluation: Evaluation) -> str:
+def charged_note(evaluation: Scored) -> str:
     """What must be said about documents that the tokenizer cannot give back; empty when there are none."""
-    total = evaluation.total
-    if not total.charged_documents:
+    if not isinstance(evaluation, Evaluation) or not evaluation.total.charged_documents:
         return ""
-    return text("evaluation.charged", count=total.charged_documents, total=total.documents)
+    return text("evaluation.charged", count=evaluation.total.charged_documents, total=evaluation.total.documents)
 
 
-def comparison_columns() -> list[str]:
-    """Column names of ``comparison_rows``."""
-    scores = ("model", "bits_per_byte", "interval", "difference", "interval", "p_value")
-    costs = ("parameters", "seconds", "trained_tokens")
-    return [text(f"evaluation.column_{name}") for name in (*scores, *costs)]
-
-
-def comparison_rows(
-    ranked: Sequence[Contestant], evaluations: Mapping[str, Evaluation], comparison: Comparison
-) -> list[list[str]]:
-    """One row a model, the best first; differences and p-values are against the best."""
+def _differences(found: TextComparison, names: Sequence[str], difference: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: the measures of each model, and the difference of the first measure to the first model."""
+    measures = [part for name in found.evaluations[names[0]].measures for part in (name, "interval")]
+    columns = ["model", *measures, difference, "interval", "p_value"]
     rows = []
-    for contestant in ranked:
-        total = evaluations[contestant.name].total
-        rows.append(
-            [
-                contestant.name,
-                f"{total.bits_per_byte:.4f}",
-                shown_interval(total.bits_per_byte_interval),
-                *shown_difference(comparison.behind_best(contestant.name)),
-                f"{contestant.parameters:,}" if contestant.parameters else "—",
-                "—" if contestant.seconds is None else f"{contestant.seconds:,.0f}",
-                "—" if contestant.trained_tokens is None else f"{contestant.trained_tokens:,}",
-            ]
-        )
-    return rows
+    for name in names:
+        values = found.evaluations[name].measures.values()
+        shown = [part for value, interval in values for part in (f"{value:.4f}", shown_interval(interval))]
+        behind = None if name == names[0] else found.comparison.between(name, names[0])
+        rows.append([name, *shown, *shown_difference(behind)])
+    return [text(f"evaluation.column_{name}") for name in columns], rows
 
 
-def language_columns(evaluation: Evaluation) -> list[str]:
-    """Column names of ``language_rows``."""
-    return [text("evaluation.column_model"), *evaluation.by_language]
+def _noted(found: TextComparison, note: str) -> str:
+    notes = [f"{name}: {said}" for name, one in found.evaluations.items() if (said := charged_note(one))]
+    return "\n".join([note, *notes]) + "\n"
 
 
-def language_rows(ranked: Sequence[Contestant], evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
-    """Bits per byte by model and language."""
-    return [
-        [one.name, *(f"{part.bits_per_byte:.4f}" for part in evaluations[one.name].by_language.values())]
-        for one in ranked
-    ]
+def _ranked(contestants: Sequence[Contestant], found: TextComparison) -> list[Contestant]:
+    return sorted(contestants, key=lambda one: found.comparison.ranking.index(one.name))
 
 
 def shown_interval(interval: Interval | None) -> str:
@@ -185,15 +198,22 @@ def shown_interval(interval: Interval | None) -> str:
 
 
 def shown_difference(difference: Difference | None) -> tuple[str, str, str]:
-    """Value, interval and p-value of a difference to the best; dashes for the best itself."""
+    """Value, interval and p-value of a difference to one model; dashes for this one itself."""
     if difference is None:
         return "—", "—", "—"
     interval = difference.interval
     return (
-        f"+{difference.value:.4f}",
+        f"{difference.value:+.4f}",
         "—" if interval is None else f"{interval.low:+.4f} – {interval.high:+.4f}",
         "—" if difference.p_value is None else f"{difference.p_value:.4f}",
     )
+
+
+def _page_summary(evaluation: Scored) -> str:
+    if isinstance(evaluation, Evaluation):
+        return text("evaluation.page_summary", documents=evaluation.total.documents, bytes=evaluation.total.num_bytes)
+    sizes = evaluation.costs()[1]
+    return text("evaluation.page_summary_rows", rows=len(sizes), targets=sum(sizes))
 
 
 def _summary_row(name: str, part: Summary) -> list[str]:

@@ -1,8 +1,14 @@
-"""``wenlu compare RUN RUN ...``: several models on the same text, in bits per byte, with a paired test."""
+"""``wenlu compare RUN RUN ...``: several models on the same text by the same measure, with a paired test.
+
+The measure is bits per byte for models of next tokens, the loss of their objective for others. With a text of the old
+domain, what is forgotten of it is the loss of each model there minus that of the model named first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +20,19 @@ from wenlu.core.errors import RequestError, SettingsError
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
-    from wenlu.evaluation.compare import Comparison
+    from wenlu.evaluation.compare import Scored, TextComparison
     from wenlu.evaluation.contestants import Contestant
     from wenlu.evaluation.corpus import Corpus
+    from wenlu.evaluation.documents import EvaluationText
     from wenlu.evaluation.evaluator import Evaluation
-    from wenlu.evaluation.scoring import Windows
+
+    Scorer = Callable[[Contestant, Corpus, Iterable[EvaluationText] | None], Scored]
 
 
 @output.command("compare")
 @argument("compare", "models", nargs=-1)
 @option("compare", "--data", multiple=True, required=True, metavar="PATH")
+@option("compare", "--old-data", multiple=True, metavar="PATH")
 @option("compare", "--split", type=click.Choice(["train", "validation", "test"]))
 @option("compare", "--limit-bytes", type=int)
 @option("compare", "--context", type=int)
@@ -33,16 +42,17 @@ if TYPE_CHECKING:
 def command(
     models: tuple[str, ...],
     data: tuple[str, ...],
+    old_data: tuple[str, ...],
     split: str | None,
     limit_bytes: int | None,
     context: int | None,
     stride: int | None,
     html: str | None,
 ) -> None:
-    """Load, score all on the same documents, test, print."""
+    """Load, score all on the same documents or rows, test, print."""
     from wenlu.core.log import notice
     from wenlu.core.runs import write_file_atomically
-    from wenlu.evaluation.compare import compare
+    from wenlu.evaluation.compare import TextComparison, compare
     from wenlu.evaluation.corpus import open_corpus
     from wenlu.evaluation.record import comparison_page
     from wenlu.evaluation.reports import render
@@ -50,23 +60,21 @@ def command(
     contestants = _contestants(models)
     if limit_bytes is not None and limit_bytes < 1:
         raise RequestError("evaluation.limit", found=limit_bytes)
-    corpus = open_corpus(data, split=split)
-    limited = [contestant for contestant in contestants if contestant.model.max_positions is not None]
-    smallest = min(limited or contestants, key=lambda contestant: contestant.context)
-    windows = smallest.windows(context=context, stride=stride)
-    evaluations = _evaluations(contestants, corpus, windows, limit_bytes)
-    comparison = compare(evaluations)
-    _show(contestants, corpus, evaluations, comparison)
+    score = _scorer(contestants, context, stride, f"sample-of-{limit_bytes}-bytes" if limit_bytes else "all")
+    found = []
+    for paths in (data, old_data) if old_data else (data,):
+        corpus = open_corpus(paths, split=split)
+        evaluations = _evaluations(contestants, corpus, score, limit_bytes)
+        found.append(TextComparison(corpus, evaluations, compare(evaluations)))
+    new, old = found[0], found[1] if old_data else None
+    _show(contestants, new, old)
     if html is not None:
-        page = comparison_page(contestants, corpus, evaluations, comparison)
-        write_file_atomically(Path(html), render(page))
+        write_file_atomically(Path(html), render(comparison_page(contestants, new, old)))
         notice("evaluation.report_written", path=html)
 
 
 def _contestants(models: tuple[str, ...]) -> list[Contestant]:
     """The models, each under a name of its own: the run's, or the words of the user where two runs share one."""
-    from dataclasses import replace
-
     from wenlu.evaluation.contestants import open_contestant
 
     if len(models) < 2:
@@ -84,64 +92,55 @@ def _contestants(models: tuple[str, ...]) -> list[Contestant]:
 
 
 def _evaluations(
-    contestants: Sequence[Contestant], corpus: Corpus, windows: Windows, limit_bytes: int | None
-) -> dict[str, Evaluation]:
+    contestants: Sequence[Contestant], corpus: Corpus, score: Scorer, limit_bytes: int | None
+) -> dict[str, Scored]:
     """Every model on the same documents: the store's tokens if they are everybody's, else the texts."""
     from wenlu.core.log import notice
-    from wenlu.evaluation.documents import encode_texts, sample_texts
-    from wenlu.evaluation.evaluator import evaluate_documents
+    from wenlu.evaluation.documents import sample_texts
 
     sample = sample_texts(corpus.texts(), limit_bytes) if limit_bytes else None
     shared = sample is None and all(corpus.fits(contestant.bundle.tokenizer) for contestant in contestants)
-    choice = f"sample-of-{limit_bytes}-bytes" if limit_bytes else "all"
     evaluations = {}
     for contestant in contestants:
-        tokenizer = contestant.bundle.tokenizer
         notice("evaluation.scoring_model", model=contestant.name)
-        if shared:
-            documents = corpus.documents(tokenizer)
-        else:
-            documents = encode_texts(corpus.texts() if sample is None else sample, tokenizer)
-        evaluations[contestant.name] = evaluate_documents(
-            contestant.model, documents, context_id=tokenizer.context_id, windows=windows, choice=choice
-        )
+        texts = None if shared else corpus.texts() if sample is None else sample
+        evaluations[contestant.name] = score(contestant, corpus, texts)
     return evaluations
 
 
-def _show(
-    contestants: Sequence[Contestant], corpus: Corpus, evaluations: dict[str, Evaluation], comparison: Comparison
-) -> None:
-    from wenlu.evaluation.compare import compare
-    from wenlu.evaluation.record import (
-        charged_note,
-        comparison_columns,
-        comparison_rows,
-        language_columns,
-        language_rows,
-    )
+def _scorer(contestants: Sequence[Contestant], context: int | None, stride: int | None, choice: str) -> Scorer:
+    """How each of them is scored on a text: on its documents, or on the rows of the objective that they share."""
+    from wenlu.evaluation.documents import encode_texts
+    from wenlu.evaluation.evaluator import evaluate_documents
+    from wenlu.evaluation.objectives import common_objective, evaluate_objective
 
-    by_name = {contestant.name: contestant for contestant in contestants}
-    ranked = [by_name[name] for name in comparison.ranking]
-    first = evaluations[comparison.ranking[0]]
-    languages = list(first.by_language) if len(first.by_language) > 1 else []
-    record = {
-        "data": corpus.record(),
-        "models": [{**one.as_record(), **evaluations[one.name].as_record()} for one in ranked],
-        "ranking": comparison.ranking,
-        "pairs": [pair.as_record() for pair in comparison.pairs],
-        "pairs_by_language": {
-            language: [pair.as_record() for pair in compare(evaluations, language=language).pairs]
-            for language in languages
-        },
-    }
-    title = text("evaluation.comparison_title", count=len(contestants))
-    rows = comparison_rows(ranked, evaluations, comparison)
-    lines = [output.render(output.table(comparison_columns(), rows, title=title))]
-    if languages:
-        title = text("evaluation.section_languages")
-        lines.append(
-            output.render(output.table(language_columns(first), language_rows(ranked, evaluations), title=title))
+    objective = common_objective(contestants)
+    if objective is not None:
+        if stride is not None:
+            raise RequestError("evaluation.option_unread", option="--stride", task=objective.settings.name)
+        columns = min(contestant.columns(context) for contestant in contestants)
+        return lambda one, corpus, texts: evaluate_objective(
+            one, objective, corpus, texts=texts, sequence_length=columns, choice=choice
         )
-    lines += [f"{one.name}: {note}" for one in ranked if (note := charged_note(evaluations[one.name]))]
-    lines += [text("evaluation.comparison_note"), text("evaluation.definition", definition=first.definition)]
-    output.result(record, text="\n".join(lines))
+    limited = [contestant for contestant in contestants if contestant.model.max_positions is not None]
+    smallest = min(limited or contestants, key=lambda contestant: contestant.context)
+    windows = smallest.windows(context=context, stride=stride)
+    evaluate = partial(evaluate_documents, windows=windows, choice=choice)
+
+    def score(one: Contestant, corpus: Corpus, texts: Iterable[EvaluationText] | None) -> Evaluation:
+        tokenizer = one.bundle.tokenizer
+        documents = corpus.documents(tokenizer) if texts is None else encode_texts(texts, tokenizer)
+        return evaluate(one.model, documents, context_id=tokenizer.context_id)
+
+    return score
+
+
+def _show(contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None) -> None:
+    from wenlu.evaluation.record import comparison_record, comparison_tables, definitions
+
+    scores, *others = comparison_tables(contestants, new, old)
+    scores = replace(scores, title=text("evaluation.comparison_title", count=len(contestants)))
+    shown = ""
+    for table in (scores, *others):
+        shown += output.render(output.table(table.columns, table.rows, title=table.title)) + f"{table.note}\n"
+    output.result(comparison_record(contestants, new, old), text=shown + definitions(new.evaluations))

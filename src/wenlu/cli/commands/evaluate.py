@@ -53,8 +53,9 @@ def command(
     corpus = _corpus(contestant, data, split)
     if (objective := objective_of(contestant)) is not None:
         if stride is not None or html is not None:
-            raise RequestError("evaluation.option_unread", task=contestant.bundle.task)
-        _objective(contestant, objective, corpus, _columns(context, contestant), _limit(limit))
+            unread = "--html" if stride is None else "--stride"
+            raise RequestError("evaluation.option_unread", option=unread, task=contestant.bundle.task)
+        _objective(contestant, objective, corpus, contestant.columns(context), _limit(limit))
         return
     tokenizer = contestant.bundle.tokenizer
     evaluation = evaluate_documents(
@@ -127,16 +128,6 @@ def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) ->
         raise RequestError("evaluation.data_missing", model=contestant.bundle.path)
     notice("evaluation.own_store", path=store)
     return open_corpus([store], split=split)
-
-
-def _columns(context: int | None, contestant: Contestant) -> int:
-    """The length of the rows of an objective: what the user gave, or what its run has."""
-    most = contestant.bundle.measured.max_positions
-    if context is None:
-        return contestant.context
-    if not 1 <= context <= (most or context):
-        raise RequestError("evaluation.columns", found=context, most=most or "∞")
-    return context
 
 
 def _limit(limit: int | None) -> int:
