@@ -15,6 +15,7 @@ from tiny_tokenizers import tiny
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.cli.main import main
 from wenlu.generation.embedding import Pooling, pool
+from wenlu.generation.fill import fill
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
 from wenlu.tokenization.kinds import TokenizerKind, TokenizerSettings
@@ -176,6 +177,33 @@ def test_a_token_is_put_where_the_mask_was(kind: TokenizerKind, text: str, token
     masked = encode_masked(tokenizer, text)
     assert unmasked(tokenizer, masked, {0: ids[token]}) == expected
     assert unmasked(tokenizer, masked, {}) == text
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_many_texts_are_filled_together_as_each_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths and numbers of masks differ; padding changes a probability by a few units of float32's 1e-7 at most."""
+    monkeypatch.setattr("wenlu.generation.batches.TOKENS_PER_BATCH_ON_CPU", 100)
+    monkeypatch.setattr("wenlu.generation.fill._MASKS_AT_ONCE", 3)
+    words = ["the", "[MASK]", "fox", "over", "[MASK]", "dog", "你好"]
+    texts = [" ".join([*words[number % 3 : 2 + number % 6], "[MASK]"]) for number in range(30)]
+    bundle = load_bundle(kind)
+    hidden, rows = bundle.model.hidden, []
+
+    def counted(ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        rows.append(len(ids))
+        return hidden(ids, **kwargs)
+
+    monkeypatch.setattr(bundle.model, "hidden", counted)
+    together = fill(bundle.model, bundle.tokenizer, texts)
+    assert sum(rows) == len(texts) and len(rows) < len(texts) / 3
+    for text, found in zip(texts, together, strict=True):
+        [alone] = fill(bundle.model, bundle.tokenizer, [text])
+        assert found.text == text and len(found.masks) == text.count("[MASK]")
+        assert [mask.start for mask in found.masks] == [mask.start for mask in alone.masks]
+        for mask, one in zip(found.masks, alone.masks, strict=True):
+            assert [guess.id for guess in mask.guesses] == [guess.id for guess in one.guesses]
+            pairs = zip(mask.guesses, one.guesses, strict=True)
+            assert max(abs(guess.probability - other.probability) for guess, other in pairs) <= 1e-6
 
 
 def test_embed_writes_the_same_vectors_in_every_form(tmp_path: Path) -> None:

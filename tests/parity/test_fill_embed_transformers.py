@@ -145,7 +145,7 @@ def test_guesses_equal_the_reference(folder: Path) -> None:
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_vectors_equal_the_reference(folder: Path, pooling: Pooling, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wenlu.generation.embedding.TOKENS_PER_BATCH_ON_CPU", 90)  # several batches, some padded
+    monkeypatch.setattr("wenlu.generation.batches.TOKENS_PER_BATCH_ON_CPU", 90)  # several batches, some padded
     bundle = load_bundle(folder)
     for normalize in (True, False):
         expected = reference_embeddings(folder, list(TEXTS), pooling, normalize=normalize)

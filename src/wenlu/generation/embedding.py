@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, NotFiniteError, RequestError
-from wenlu.core.log import progress, warn
+from wenlu.core.log import warn
+from wenlu.generation.batches import in_batches
 from wenlu.models.config import StackConfig
-from wenlu.models.device import device_of
 from wenlu.models.roles import text_encoder
 from wenlu.models.transformer import Transformer
 from wenlu.tokenization.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "first"]
 
-TOKENS_PER_BATCH_ON_CPU = 2048
-TOKENS_PER_BATCH = 16384
 # What sentence-transformers calls the ways of pooling: a switch for each, or one name. Several at once are not ours.
 _POOLINGS: dict[str, Pooling] = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first"}
 FILES = MODULES, LENGTH, POOLING = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
@@ -104,6 +102,7 @@ def _pooling(path: Path) -> Pooling:
     return _POOLINGS[asked[0]] if asked else "mean"
 
 
+@torch.inference_mode()
 def embed(
     model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], settings: EmbeddingSettings, *, truncate: bool = False
 ) -> Embeddings:
@@ -120,20 +119,12 @@ def embed(
     if not texts:
         raise RequestError("generation.no_texts")
     rows, num_cut = _rows(encoder, tokenizer, texts, settings, truncate=truncate)
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
-    device, was_training = device_of(encoder), encoder.training
-    slots = TOKENS_PER_BATCH_ON_CPU if device.type == "cpu" else TOKENS_PER_BATCH
     vectors = np.empty((len(rows), _stack(encoder).hidden_size), dtype=np.float32)
-    encoder.eval()
-    try:
-        with progress("generation.embedding", total=len(rows), unit="texts") as bar:
-            while order:
-                size = max(1, slots // len(rows[order[0]]))
-                batch, order = order[:size], order[size:]
-                vectors[batch] = _vectors(encoder, [rows[number] for number in batch], tokenizer.pad_id, settings)
-                bar.advance(len(batch))
-    finally:
-        encoder.train(was_training)
+    for batch in in_batches(encoder, rows, tokenizer.pad_id, encoder.encode, shown="generation.embedding"):
+        vectors_BD = pool(batch.states.float(), batch.mask, settings.pooling)
+        if settings.normalize:
+            vectors_BD = F.normalize(vectors_BD, dim=-1)
+        vectors[batch.numbers] = vectors_BD.cpu().numpy()
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise NotFiniteError("generation.embedding_not_finite", number=int(finite.argmin()) + 1)
@@ -163,21 +154,6 @@ def _stack(model: Transformer) -> StackConfig:
     stack = model.config.encoder
     assert stack is not None, "text_encoder gave it"
     return stack
-
-
-@torch.inference_mode()
-def _vectors(encoder: Transformer, rows: list[list[int]], pad_id: int, settings: EmbeddingSettings) -> Vectors:
-    """Vectors (B, D) of texts; rows are padded at the right."""
-    lengths_B = torch.tensor([len(row) for row in rows])
-    S = int(lengths_B.max())
-    ids_BS = torch.tensor([row + [pad_id] * (S - len(row)) for row in rows])
-    mask_BS = torch.arange(S) < lengths_B[:, None]
-    device = device_of(encoder)
-    states_BSD = encoder.encode(ids_BS.to(device), mask=None if bool(mask_BS.all()) else mask_BS.to(device))
-    vectors_BD = pool(states_BSD.float(), mask_BS.to(device), settings.pooling)
-    if settings.normalize:
-        vectors_BD = F.normalize(vectors_BD, dim=-1)
-    return cast(Vectors, vectors_BD.cpu().numpy())
 
 
 def pool(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:

@@ -2,26 +2,27 @@
 
 Every mask is judged by itself, with all others hidden (Devlin et al. 2019, section 3.1).
 
-S tokens of the text with its special ones, N masks, V vocabulary.
+N masks, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import NotFiniteError, RequestError
-from wenlu.models.config import LanguageModel
-from wenlu.models.device import device_of
+from wenlu.generation.batches import in_batches
 from wenlu.models.roles import masked_model
-from wenlu.tokenization.masks import encode_masked, unmasked
+from wenlu.models.transformer import Transformer
+from wenlu.tokenization.masks import MaskedText, encode_masked, unmasked
 from wenlu.tokenization.tokenizer import Tokenizer
 
 DEFAULT_TOP = 5
+_MASKS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ class Filled:
     masks: tuple[Mask, ...]
 
 
+@torch.inference_mode()
 def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = DEFAULT_TOP) -> list[Filled]:
     """Guess what is hidden in each text; the model is left in the mode it was in.
 
+    Texts of like length are read together, which changes results by rounding only.
     Probabilities are those of the model over its whole vocabulary.
 
     Raises:
@@ -65,43 +68,44 @@ def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: i
     """
     if top < 1:
         raise RequestError("generation.top", found=top)
-    masked = masked_model(model)
-    was_training = masked.training
-    masked.eval()
-    try:
-        return [_fill(masked, tokenizer, text, number, top) for number, text in enumerate(texts, start=1)]
-    finally:
-        masked.train(was_training)
-
-
-def _fill(model: nn.Module, tokenizer: Tokenizer, text: str, number: int, top: int) -> Filled:
-    masked = encode_masked(tokenizer, text, where=str(number))
-    if not masked.spans:
-        raise RequestError("generation.no_mask", number=number, text=text[:40])
+    encoder = masked_model(model)
+    masked = [encode_masked(tokenizer, text, where=str(number)) for number, text in enumerate(texts, start=1)]
+    for number, one in enumerate(masked, start=1):
+        if not one.spans:
+            raise RequestError("generation.no_mask", number=number, text=one.text[:40])
+    rows = [tokenizer.with_special_tokens(one.ids).ids for one in masked]
     known = torch.tensor(tokenizer.ids())
-    top = min(top, len(known))
-    ids = tokenizer.with_special_tokens(masked.ids).ids
-    probabilities_NV = _probabilities(model, ids, cast(int, tokenizer.mask_id), number)
-    best = [part.tolist() for part in probabilities_NV[:, known].topk(top, dim=-1)]
+    best: dict[int, list[Guessed]] = {}
+    for batch in in_batches(encoder, rows, tokenizer.pad_id, encoder.hidden, shown="generation.filling"):
+        places_N2 = ((batch.ids == tokenizer.mask_id) & batch.mask).nonzero()
+        guessed = _likeliest(encoder, batch.states[places_N2.unbind(dim=1)], known, top)
+        for row, ids in zip(places_N2[:, 0].tolist(), guessed, strict=True):
+            best.setdefault(batch.numbers[row], []).append(ids)
+    return [_filled(tokenizer, one, number, best[number]) for number, one in enumerate(masked)]
+
+
+Guessed = tuple[list[int], list[float]]
+"""The likeliest ids for a mask, and their probabilities, the best first."""
+
+
+def _likeliest(encoder: Transformer, states_ND: Tensor, known: Tensor, top: int) -> Iterator[Guessed]:
+    """For each mask; probabilities are made in float32 on the processor, for some masks at a time."""
+    for part_ND in torch.split(states_ND, _MASKS_AT_ONCE):
+        probabilities_NV = encoder.logits(part_ND).float().cpu().softmax(dim=-1)
+        values, indices = probabilities_NV[:, known].topk(min(top, len(known)), dim=-1)
+        yield from zip(known[indices].tolist(), values.tolist(), strict=True)
+
+
+def _filled(tokenizer: Tokenizer, masked: MaskedText, number: int, best: list[Guessed]) -> Filled:
+    """The text with what was guessed for each of its masks."""
+    if not all(math.isfinite(probabilities[0]) for _, probabilities in best):
+        raise NotFiniteError("generation.mask_not_finite", number=number + 1)
     masks = []
-    likeliest: dict[int, int] = {}
-    for place, ((start, end), values, indices) in enumerate(zip(masked.spans, *best, strict=True)):
-        chosen = known[indices].tolist()
-        likeliest[place] = chosen[0]
+    for place, ((start, end), (ids, probabilities)) in enumerate(zip(masked.spans, best, strict=True)):
         guesses = [
             Guess(tokenizer.token(id), id, probability, unmasked(tokenizer, masked, {place: id}))
-            for id, probability in zip(chosen, values, strict=True)
+            for id, probability in zip(ids, probabilities, strict=True)
         ]
         masks.append(Mask(start, end, tuple(guesses)))
-    return Filled(text, unmasked(tokenizer, masked, likeliest), tuple(masks))
-
-
-@torch.inference_mode()
-def _probabilities(model: nn.Module, ids: list[int], mask_id: int, number: int) -> Tensor:
-    """Probabilities (N, V) of what each mask hides, in float32 on the processor; logits are made at masks alone."""
-    encoder = cast(LanguageModel, model)
-    ids_1S = torch.tensor([ids], device=device_of(model))
-    logits_NV = encoder.logits(encoder.hidden(ids_1S)[ids_1S == mask_id]).float().cpu()
-    if not bool(torch.isfinite(logits_NV.amax(dim=-1)).all()):
-        raise NotFiniteError("generation.mask_not_finite", number=number)
-    return logits_NV.softmax(dim=-1)
+    likeliest = {place: ids[0] for place, (ids, _) in enumerate(best)}
+    return Filled(masked.text, unmasked(tokenizer, masked, likeliest), tuple(masks))
