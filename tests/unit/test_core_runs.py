@@ -342,7 +342,7 @@ def test_newest_checkpoint_is_the_newest_whole_one(run: Run, caplog: pytest.LogC
 def test_an_unreadable_checkpoint_is_passed_over(
     run: Run, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    digest = publication._sha256
+    digest = publication.file_sha256
 
     def fail(path: Path) -> str:
         if path.parent == run.checkpoint_path(2):
@@ -351,7 +351,7 @@ def test_an_unreadable_checkpoint_is_passed_over(
 
     save(run, 1)
     save(run, 2)
-    monkeypatch.setattr(publication, "_sha256", fail)
+    monkeypatch.setattr(publication, "file_sha256", fail)
     assert run.newest_checkpoint() == run.checkpoint_path(1)
     assert str(run.checkpoint_path(2)) in caplog.text and os.strerror(code) in caplog.text
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from wenlu.core.errors import CheckpointError
-from wenlu.core.publication import storage_error
+from wenlu.core.publication import storage_errors
 
 T = TypeVar("T")
 SUFFIX: Final = ".gguf"
@@ -129,16 +129,13 @@ def read_header(path: Path, *, vocabulary: bool = True) -> Header:
             read here, or ``core.gguf_damaged`` with what was found and what was possible.
         RunError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            if file.read(4) != b"GGUF":
-                raise CheckpointError("core.gguf_magic", path=path)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(path, data, size, vocabulary).header()
-    except OSError as error:
-        raise storage_error(error, path) from error
+    with storage_errors(path), path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        if file.read(4) != b"GGUF":
+            raise CheckpointError("core.gguf_magic", path=path)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(path, data, size, vocabulary).header()
 
 
 @dataclass

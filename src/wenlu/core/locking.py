@@ -20,7 +20,7 @@ from typing import TextIO
 
 from wenlu.core.errors import RunError
 from wenlu.core.log import notice, warn
-from wenlu.core.publication import make_directory, storage_error
+from wenlu.core.publication import make_directory, storage_error, storage_errors
 
 _POLL_SECONDS = 0.2
 
@@ -67,11 +67,9 @@ def _open(path: Path, what: Path, *, wait: bool) -> tuple[TextIO, bool | None]:
     """The open lock file, and whether it is ours (see ``_take``); never one that its last holder has removed."""
     told = False
     while True:
-        try:
+        with storage_errors(path):
             make_directory(path.parent)
             file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise storage_error(error, path) from error
         taken = _take(file)
         if taken is None or (taken is False and not wait):
             return file, taken
@@ -112,9 +110,7 @@ def _take(file: TextIO) -> bool | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        return None
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 

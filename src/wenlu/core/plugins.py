@@ -35,10 +35,8 @@ def load(package: str, name: str) -> ModuleType:
         module = extra[name].load()
         assert isinstance(module, ModuleType), f"entry point {name} of {package} must name a module"
         return module
-    known = sorted({*known, *extra})
-    raise SettingsError(
-        "core.unknown_plugin", kind=package.rpartition(".")[2], name=name, suggestion=closest(name, known), known=known
-    )
+    known, kind = sorted({*known, *extra}), package.rpartition(".")[2]
+    raise SettingsError("core.unknown_plugin", kind=kind, name=name, suggestion=closest(name, known), known=known)
 
 
 def closest(name: str, known: list[str]) -> str:

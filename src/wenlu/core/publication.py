@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wenlu.core.errors import CheckpointError, DataError, RunError
@@ -22,7 +23,6 @@ from wenlu.core.log import notice, warn
 MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
 TEXT_SUFFIXES = frozenset({".json", ".toml", ".txt", ".md", ".jsonl"})
-_BLOCK_BYTES = 1 << 20
 _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)$")
 _FOREIGN_ERRNO = re.compile(r"\(os error (\d+)\)|\bcode: (\d+)\b")
 
@@ -43,7 +43,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of MANIFEST.json."""
-        files = {name: {"sha256": record.sha256, "bytes": record.bytes} for name, record in self.files.items()}
+        files = {name: asdict(record) for name, record in self.files.items()}
         return json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -119,18 +119,17 @@ def publish_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    try:
-        make_directory(path.parent)
-        write(temporary)
-        _flush_file(temporary)
-        temporary.replace(path)
-        flush_directory(path.parent)
-    except OSError as error:
-        _unlink_quietly(temporary)
-        raise storage_error(error, path) from error
-    except BaseException:
-        _unlink_quietly(temporary)
-        raise
+    with storage_errors(path):
+        try:
+            make_directory(path.parent)
+            write(temporary)
+            _flush_file(temporary)
+            temporary.replace(path)
+            flush_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -207,7 +206,8 @@ def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = 
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            _unlink_quietly(entry)
+            with suppress(OSError):
+                entry.unlink(missing_ok=True)
         notice("core.leftover_removed", path=entry)
 
 
@@ -240,6 +240,15 @@ def storage_error(error: OSError, path: Path | str) -> RunError:
     return RunError(id, path=Path(path), free=_free_space(Path(path)), detail=error.strerror or error)
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Let the operating system's error about a file be one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
 def flush_directory(path: Path) -> None:
     """Flush a folder's entries; systems that cannot open folders (Windows) do it themselves."""
     if os.name == "nt":
@@ -256,7 +265,7 @@ def _seal(directory: Path, *, durable: bool) -> None:
     files = {}
     for name in _relative_files(directory):
         path = directory / name
-        files[name] = FileRecord(_sha256(path), path.stat().st_size)
+        files[name] = FileRecord(file_sha256(path), path.stat().st_size)
         if durable:
             _flush_file(path)
     manifest = directory / MANIFEST
@@ -285,12 +294,10 @@ def _move(temporary: Path, target: Path, *, replace: bool) -> None:
 
 
 def _verify_file(path: Path, expected: FileRecord, *, strict: bool) -> None:
-    try:
+    with storage_errors(path):
         if not path.is_file():
             raise CheckpointError("core.file_missing", path=path, expected=expected.sha256, bytes=expected.bytes)
-        found = FileRecord(_sha256(path), path.stat().st_size)
-    except OSError as error:
-        raise storage_error(error, path) from error
+        found = FileRecord(file_sha256(path), path.stat().st_size)
     if found == expected:
         return
     if not strict and path.suffix in TEXT_SUFFIXES:
@@ -318,12 +325,10 @@ def _safe_name(name: str) -> str:
     return name
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_file(path: Path) -> None:
@@ -367,11 +372,3 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _unlink_quietly(path: Path) -> None:
-    """Remove a temporary file while another error is on its way."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return

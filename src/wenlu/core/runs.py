@@ -26,7 +26,14 @@ from wenlu.core.locking import hold
 from wenlu.core.log import notice, warn
 from wenlu.core.publication import MANIFEST as MANIFEST
 from wenlu.core.publication import Manifest as Manifest
-from wenlu.core.publication import flush_directory, make_directory, remove_directory, storage_error, sweep
+from wenlu.core.publication import (
+    flush_directory,
+    make_directory,
+    remove_directory,
+    storage_error,
+    storage_errors,
+    sweep,
+)
 from wenlu.core.publication import publish as publish
 from wenlu.core.publication import read_manifest as read_manifest
 from wenlu.core.publication import verify as verify
@@ -55,10 +62,8 @@ class Run:
         path = Path(path)
         if is_run(path):
             raise RunError("core.run_exists", path=path)
-        try:
+        with storage_errors(path):
             make_directory(path / "checkpoints")
-        except OSError as error:
-            raise storage_error(error, path) from error
         return cls(path)
 
     @classmethod
@@ -93,7 +98,7 @@ class Run:
 
     def write_settings(self, toml: str) -> None:
         """Save the resolved settings, ``run.toml``."""
-        write_file_atomically(self.path / "run.toml", toml)
+        write_file_atomically(self.settings_path, toml)
 
     @property
     def settings_path(self) -> Path:
@@ -136,22 +141,18 @@ class Run:
 
     def append_log(self, record: Mapping[str, object]) -> None:
         """Add one line to ``log.jsonl`` and hand it to the system; floats keep every bit."""
-        try:
+        with storage_errors(self.path / "log.jsonl"):
             if self._log is None:
                 self._log = _open_log(self.path / "log.jsonl")
                 flush_directory(self.path)
             self._log.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._log.flush()
-        except OSError as error:
-            raise storage_error(error, self.path / "log.jsonl") from error
 
     def sync_log(self) -> None:
         """Flush the log to the disk; done before a checkpoint is published, which must not be newer than its log."""
         if self._log is not None:
-            try:
+            with storage_errors(self.path / "log.jsonl"):
                 os.fsync(self._log.fileno())
-            except OSError as error:
-                raise storage_error(error, self.path / "log.jsonl") from error
 
     def read_log(self) -> list[dict[str, object]]:
         """All whole lines of ``log.jsonl``; a last line that a kill cut off is left out."""
@@ -166,11 +167,8 @@ class Run:
     def cut_log(self, step: int) -> None:
         """Drop what a resume from a step's checkpoint will write again: later lines, and the run's final evaluation."""
         self.close()
-        kept = [
-            record
-            for record in self.read_log()
-            if _step_of(record) <= step and record.get("event") != "final_evaluation"
-        ]
+        early = [record for record in self.read_log() if _step_of(record) <= step]
+        kept = [record for record in early if record.get("event") != "final_evaluation"]
         last = max((_step_of(record) for record in kept), default=0)
         if last < step:
             warn("core.log_short", path=self.path / "log.jsonl", last=last, step=step)
@@ -196,9 +194,8 @@ class Run:
 
     def newest_checkpoint(self, *, before: int | None = None) -> Path | None:
         """The newest checkpoint (of a step before this one) whose manifest verifies; damaged ones are announced."""
-        for checkpoint in reversed(self.checkpoints()):
-            if before is not None and checkpoint_step(checkpoint) >= before:
-                continue
+        older = [path for path in self.checkpoints() if before is None or checkpoint_step(path) < before]
+        for checkpoint in reversed(older):
             try:
                 verify(checkpoint)
             except (CheckpointError, RunError, OSError) as error:
@@ -218,10 +215,8 @@ class Run:
         names = {path.name for path in (*protect, self.newest_checkpoint(), self.best_checkpoint()) if path}
         doomed = [path for path in old if path.name not in names]
         for path in doomed:
-            try:
+            with storage_errors(path):
                 remove_directory(path)
-            except OSError as error:
-                raise storage_error(error, path) from error
         return doomed
 
     def _write_json(self, name: str, record: Mapping[str, object]) -> None:

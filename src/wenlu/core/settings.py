@@ -106,16 +106,9 @@ def _gather(
     if preset is not None:
         _merge(cls, merged, origins, _read_preset(preset), lambda key: f"preset {preset}")
     if file is not None:
-        content = _read_file(Path(file))
-        lines = _line_numbers(content)
-        name = Path(file).name
-        _merge(
-            cls,
-            merged,
-            origins,
-            _parse(content, where=str(file)),
-            lambda key: f"{name}:{lines[key]}" if key in lines else name,
-        )
+        content, name = _read_file(Path(file)), Path(file).name
+        lines, parsed = _line_numbers(content), _parse(content, where=str(file))
+        _merge(cls, merged, origins, parsed, lambda key: f"{name}:{lines[key]}" if key in lines else name)
     for override in overrides:
         _merge(cls, merged, origins, _parse_override(cls, override), lambda key: COMMAND_LINE)
     for key, value in (values or {}).items():
@@ -226,9 +219,8 @@ def _default_of(field: dataclasses.Field[object]) -> object:
 def _read_preset(name: str) -> Mapping[str, object]:
     known = presets()
     if name not in known:
-        raise SettingsError(
-            "core.unknown_preset", name=name, suggestion=closest(name, known) or "-", known=", ".join(known)
-        )
+        near = closest(name, known) or "-"
+        raise SettingsError("core.unknown_preset", name=name, suggestion=near, known=", ".join(known))
     content = (resources.files("wenlu") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return _parse(content, where=f"preset {name}")
 
@@ -344,11 +336,9 @@ def _mistakes(
     for error in errors:
         path = _known_path(cls, data, error["loc"])
         key = ".".join(path)
-        source = next(
-            (origins[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in origins), where
-        )
+        tables = (".".join(path[:n]) for n in range(len(path), 0, -1))
         if key not in found:
-            found[key] = _mistake(cls, key, error, source)
+            found[key] = _mistake(cls, key, error, next((origins[name] for name in tables if name in origins), where))
     return list(found.values())
 
 

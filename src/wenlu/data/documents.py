@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wenlu.core.errors import DataError
 from wenlu.core.log import Progress, progress
+from wenlu.core.publication import file_sha256
 from wenlu.data.cleaning import clean, find_surrogate, replace_surrogates
 from wenlu.data.files import Record, SourceFile, find_files, reader_for
 from wenlu.data.report import FileAccount, Report
@@ -130,8 +130,7 @@ def _account(source: SourceFile) -> FileAccount:
     if not source.path.is_file():
         return FileAccount(str(source), 0, "")
     try:
-        with source.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(source.path)
     except OSError as error:
         raise DataError("data.unreadable", path=source, reason=error.strerror or error) from error
     return FileAccount(str(source), source.path.stat().st_size, digest)

