@@ -207,6 +207,7 @@ def evaluate(
         model.language_model,
         corpus.documents(tokenizer),
         context_id=tokenizer.context_id,
+        end_id=tokenizer.end_id,
         windows=windows,
         max_tokens=max_tokens,
         total_tokens=corpus.num_tokens(tokenizer),

@@ -17,7 +17,7 @@ from wenlu.core.version import __version__
 from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.checkpoint import load_model, save_model
-from wenlu.models.config import LanguageModel
+from wenlu.models.config import LanguageModel, given
 from wenlu.models.device import DeviceName, pick_device
 from wenlu.models.families._files import refuse_pickle
 from wenlu.models.roles import Measured, architecture, causal_model
@@ -108,7 +108,9 @@ def save_model_files(
     """The files of a model directory that the Hugging Face libraries read, too."""
     save_model(model, directory)
     tokenizer.save(directory)
-    end_id, pad_id, start_id = tokenizer.end_id, tokenizer.pad_id, tokenizer.start_id
+    end_id, pad_id = tokenizer.end_id, tokenizer.pad_id
+    start_id = model.config.start_token_id if isinstance(model, Transformer) else None
+    start_id = given(start_id, tokenizer.context_id)
     generation_settings.save(generation, directory, end_id=end_id, pad_id=pad_id, start_id=start_id)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tiny_tokenizers import tiny, tiny_with_start
 from tiny_training import tiny_texts
 from wenlu.core import plugins
 from wenlu.models.build import build_model
@@ -125,8 +126,9 @@ def test_an_empty_text_is_skipped_and_found(name: str, tokenizer: Tokenizer) -> 
     assert [finding.where for finding in task.check(["a", " ", "b", ""])] == ["2", "4"]
 
 
-def test_the_end_token_is_the_start_and_the_last_label(tokenizer: Tokenizer) -> None:
-    features = CausalLM().encode("the fox", tokenizer)
-    assert not isinstance(features, Skip)
-    ids = tokenizer.encode("the fox")
-    assert features == [Features([tokenizer.end_id, *ids], [*ids, tokenizer.end_id])]
+def test_the_start_token_is_read_first_and_the_end_token_is_the_last_label(tokenizer: Tokenizer) -> None:
+    """A tokenizer that puts no start token before texts has the end token in its place."""
+    own, llama = tiny("characters"), tiny_with_start(written=True)
+    for words, first in ((own, own.end_id), (llama, llama.start_id), (tokenizer, tokenizer.cls_id)):
+        ids = words.encode("the fox")
+        assert CausalLM().encode("the fox", words) == [Features([first, *ids], [*ids, words.end_id])]

@@ -31,18 +31,20 @@ def zipf_documents(seed: int, *, count: int = 150, size: int = 12) -> list[list[
     return documents
 
 
-def model_of(documents: list[list[int]], order: int) -> NGramModel:
+def model_of(documents: list[list[int]], order: int, *, before: int = END) -> NGramModel:
     store = TokenStore.from_documents(documents, end_id=END, vocab_size=VOCAB_SIZE)
-    return fit(store, order=order, vocab_size=VOCAB_SIZE, end_id=END)
+    return fit(store, order=order, vocab_size=VOCAB_SIZE, end_id=END, context_id=before)
 
 
+@pytest.mark.parametrize("before", [END, VOCAB_SIZE - 1], ids=["end", "start"])
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-def test_log_probabilities_equal_the_reference(order: int) -> None:
+def test_log_probabilities_equal_the_reference(order: int, before: int) -> None:
+    """Also where a token of its own stands before documents, which never comes inside."""
     training, unseen = zipf_documents(1), zipf_documents(2, count=20)
-    model = model_of(training, order)
+    model = model_of(training, order, before=before)
     reference = Reference(training, order=order, vocab_size=VOCAB_SIZE)
     for document in [*training[:20], *unseen]:
-        inputs = torch.tensor([[END, *document[:-1]]])
+        inputs = torch.tensor([[before, *document[:-1]]])
         found = model.target_log_probs(inputs, torch.tensor([document]))[0]
         expected = [
             math.log(reference.probability(token, [START, *document[:slot]])) for slot, token in enumerate(document)

@@ -40,6 +40,13 @@ def test_windows_by_hand() -> None:
     assert second.document_ids.tolist() == [0, -1, -1, -1, -1]
 
 
+def test_a_start_token_stands_before_documents() -> None:
+    corpus = TokenStore.from_documents([[5, 6, 7, END], [8, END]], end_id=END, context_id=9, vocab_size=10)
+    windows = PackedWindows(corpus, sequence_length=6, seed=1, epoch=0, shuffle=False)
+    assert windows.window(0).input_ids.tolist() == [9, 5, 6, 7, 9, 8]
+    assert windows.window(0).labels.tolist() == [5, 6, 7, END, 8, END]
+
+
 def test_streams_by_hand() -> None:
     corpus = TokenStore.from_documents([[5, 6, 7, END], [8, END], [9, END]], end_id=END, vocab_size=10)
     windows = StreamWindows(corpus, sequence_length=2, num_tracks=2, seed=1, epoch=0, shuffle=False)

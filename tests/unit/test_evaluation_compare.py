@@ -88,7 +88,11 @@ def test_models_of_different_tokenizers_meet_in_bits_per_byte() -> None:
     for tokenizer in (ByteTokenizer(), PairTokenizer()):
         model = TinyModel(tokenizer.vocab_size, scale=0.0)
         evaluations[type(tokenizer).__name__] = evaluate_documents(
-            model, encode_texts(texts, tokenizer), context_id=tokenizer.end_id, windows=WINDOWS
+            model,
+            encode_texts(texts, tokenizer),
+            context_id=tokenizer.end_id,
+            end_id=tokenizer.end_id,
+            windows=WINDOWS,
         )
     size = sum(text.num_bytes for text in texts)
     expected = {

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tiny_language_model import ByteTokenizer, TinyModel
 from tiny_tokenizers import KINDS, tiny, tiny_with_start
@@ -25,7 +27,7 @@ from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents, to
 from wenlu.evaluation.text_score import score_text
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.text import complete, prepare
-from wenlu.tokenization.tokenizer import TokenizerKind
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind
 from wenlu.training.settings import EvaluateSettings
 
 END = 0
@@ -134,7 +136,7 @@ def test_evaluation_by_language_adds_up() -> None:
         TokenizedDocument(np.array(ids), 2 * len(ids), len(ids), "zh" if number % 2 else "en", True)
         for number, ids in enumerate(documents())
     ]
-    evaluation = evaluate_documents(TinyModel(VOCAB), chosen, context_id=END, windows=Windows(6, 3))
+    evaluation = evaluate_documents(TinyModel(VOCAB), chosen, context_id=END, end_id=END, windows=Windows(6, 3))
     assert set(evaluation.by_language) == {"en", "zh"}
     assert sum(part.tokens for part in evaluation.by_language.values()) == evaluation.total.tokens == sum(LENGTHS)
     assert "context:6|stride:3" in evaluation.definition
@@ -149,7 +151,13 @@ def test_the_log_of_a_run_and_evaluate_give_the_same_number(limit: int) -> None:
     model = TinyModel(VOCAB)
     logged = evaluate_split(model, store(), EvaluateSettings(), context=6, max_tokens=limit)
     evaluation = evaluate_documents(
-        model, store_documents(store()), context_id=END, windows=Windows(6, 3), max_tokens=limit, total_tokens=114
+        model,
+        store_documents(store()),
+        context_id=END,
+        end_id=END,
+        windows=Windows(6, 3),
+        max_tokens=limit,
+        total_tokens=114,
     )
     assert evaluation.total.loss == logged["loss"]
     assert evaluation.total.bits_per_byte == logged["bits_per_byte"]
@@ -190,7 +198,7 @@ def test_texts_that_do_not_round_trip_are_marked() -> None:
 
 def test_no_document_is_an_error() -> None:
     with pytest.raises(DataError) as caught:
-        evaluate_documents(TinyModel(VOCAB), [], context_id=END, windows=Windows(6, 3))
+        evaluate_documents(TinyModel(VOCAB), [], context_id=END, end_id=END, windows=Windows(6, 3))
     assert caught.value.id == "evaluation.no_documents"
 
 
@@ -213,6 +221,17 @@ def test_a_text_is_read_after_the_start_token_that_its_tokenizer_puts_first(
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_own_tokenizers_read_a_text_after_the_end_token(kind: TokenizerKind) -> None:
     assert tiny(kind).context_id == tiny(kind).end_id
+
+
+@pytest.mark.parametrize(("single", "first"), [("[CLS] $A [SEP]", "[CLS]"), ("$A [SEP]", "[SEP]"), ("$A", "[SEP]")])
+def test_the_first_token_of_bert_stands_before_a_text(single: str, first: str) -> None:
+    library = LibraryTokenizer.from_str(tiny("wordpiece").serialized)
+    library.add_special_tokens(["[CLS]", "[SEP]"])
+    marks = [(name, library.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    library.post_processor = TemplateProcessing(single=single, pair=f"{single} $B:1", special_tokens=marks)
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = Tokenizer(library, end_token="[SEP]", pad_token="<|pad|>", unknown_token="[UNK]", config=roles)
+    assert tokenizer.token(tokenizer.context_id) == first
 
 
 def test_score_of_a_text_is_that_of_its_document() -> None:

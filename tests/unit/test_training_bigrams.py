@@ -67,6 +67,13 @@ def test_pairs_are_counted() -> None:
     assert pairs.contexts[chosen].tolist() == [1, 1, 1, 4]
 
 
+def test_a_document_begins_after_the_token_before_documents() -> None:
+    tokens = np.asarray([3, 1, 0, 1, 3, 0, 4], dtype=np.uint16)  # of documents that end with 0
+    pairs = Pairs.of(tokens, 6, borders=(0, 5))
+    found = list(zip(pairs.contexts.tolist(), pairs.followers.tolist(), strict=True))
+    assert sorted(found) == [(1, 0), (1, 3), (3, 0), (3, 1), (5, 1), (5, 4)]
+
+
 def test_a_long_text_is_counted_in_blocks_from_all_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigrams, "_MOST_TOKENS", 32)
     monkeypatch.setattr(bigrams, "_BLOCK", 8)

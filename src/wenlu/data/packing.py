@@ -1,9 +1,9 @@
 """Cutting documents into windows of equal length so that every stored token is a target exactly once an epoch.
 
-A document of tokens d[0..n-1], the end token last, has n slots: the input of slot k is d[k-1] (for k = 0 the end
-token), its label is d[k]. Slots of the shuffled documents stand one after another and are cut every ``sequence_length``
-slots; only the last window is padded. A part of a document inside a window is a piece: attention and positions never
-cross it.
+A document of tokens d[0..n-1], the end token last, has n slots: the input of slot k is d[k-1] (for k = 0 the token
+before documents, ``TokenStore.context_id``), its label is d[k]. Slots of the shuffled documents stand one after another
+and are cut every ``sequence_length`` slots; only the last window is padded. A part of a document inside a window is a
+piece: attention and positions never cross it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Slots:
             tokens = self.store.read(base - (offset > 0), base + count)
             target = slice(column, column + count)
             row.labels[target] = tokens[len(tokens) - count :]
-            row.input_ids[target] = tokens[:count] if offset else np.append(self.store.end_id, tokens[:-1])
+            row.input_ids[target] = tokens[:count] if offset else np.append(self.store.context_id, tokens[:-1])
             row.position_ids[target] = np.arange(count) + (slot - max(begin, origin))
             row.document_ids[target] = piece
             column, slot, piece, number = column + count, slot + count, piece + 1, number + 1

@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,6 +65,7 @@ class TokenStore:
         index: DocumentIndex,
         *,
         end_id: int,
+        context: Callable[[], int] | None = None,
         vocab_size: int,
         language_names: Sequence[str] = ("unknown",),
         fingerprint: str = "",
@@ -79,6 +80,7 @@ class TokenStore:
         self.files = index.files
         self.language_names = tuple(language_names)
         self.end_id = end_id
+        self._context = context
         self.vocab_size = vocab_size
         self.fingerprint = fingerprint
         self._descriptor: int | None = None
@@ -92,10 +94,13 @@ class TokenStore:
         documents: Sequence[Sequence[int]],
         *,
         end_id: int,
+        context_id: int | None = None,
         vocab_size: int,
         original_bytes: Sequence[int] | None = None,
     ) -> TokenStore:
-        """A store in memory, of one file; each document must end with ``end_id``. Bytes default to 3 a token."""
+        """A store in memory, of one file; each document must end with ``end_id``, which is also what is read before it
+        without a ``context_id``. Bytes default to 3 a token.
+        """
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         bounds = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         tokens = np.array([token for document in documents for token in document], dtype=token_dtype(vocab_size))
@@ -110,7 +115,13 @@ class TokenStore:
             files=np.zeros(count, dtype=np.uint32),
         )
         digest = hashlib.sha256(tokens.tobytes() + bounds.tobytes()).hexdigest()
-        return cls(tokens, index, end_id=end_id, vocab_size=vocab_size, fingerprint=digest)
+        context = None if context_id is None else lambda: context_id
+        return cls(tokens, index, end_id=end_id, context=context, vocab_size=vocab_size, fingerprint=digest)
+
+    @functools.cached_property
+    def context_id(self) -> int:
+        """The token that is read before a document, ``Tokenizer.context_id``; the first call may load the tokenizer."""
+        return self.end_id if self._context is None else self._context()
 
     @property
     def num_tokens(self) -> int:
@@ -150,13 +161,12 @@ class Store:
     test: TokenStore
     record: Mapping[str, object]
     fingerprint: str
+    load_tokenizer: Callable[[], Tokenizer] | None = None  # what the splits call, too
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids, loaded on first use."""
-        from wenlu.tokenization.tokenizer import Tokenizer
-
-        return Tokenizer.load(self.path / "tokenizer")
+        return (self.load_tokenizer or _tokenizer_of(self.path))()
 
     def split(self, name: Split) -> TokenStore:
         """One split by its name."""
@@ -185,10 +195,12 @@ class Store:
             record = json.loads((path / "data.json").read_text(encoding="utf-8"))
             if header["format"] != FORMAT:
                 raise DataError("data.store_format", path=path, found=header["format"], known=FORMAT)
-            splits = {name: _open_split(path, name, header) for name in SPLITS}
+            tokenizer = _tokenizer_of(path)
+            splits = {name: _open_split(path, name, header, lambda: tokenizer().context_id) for name in SPLITS}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError("data.store_damaged", path=path, reason=f"{type(error).__name__}: {error}") from error
-        return cls(path, **splits, record=record, fingerprint=hashlib.sha256(description).hexdigest())
+        fingerprint = hashlib.sha256(description).hexdigest()
+        return cls(path, **splits, record=record, fingerprint=fingerprint, load_tokenizer=tokenizer)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -196,7 +208,19 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenStore:
+def _tokenizer_of(path: Path) -> Callable[[], Tokenizer]:
+    """What loads the tokenizer of a store when it is first called."""
+
+    @functools.cache
+    def load() -> Tokenizer:
+        from wenlu.tokenization.tokenizer import Tokenizer
+
+        return Tokenizer.load(path / "tokenizer")
+
+    return load
+
+
+def _open_split(path: Path, name: Split, header: Mapping[str, object], context: Callable[[], int]) -> TokenStore:
     token_file, index_file = path / f"{name}.bin", path / f"{name}.index.safetensors"
     columns = load_file(index_file)
     kept = [column.name for column in fields(DocumentIndex) if column.name != "files" or "files" in columns]
@@ -216,6 +240,7 @@ def _open_split(path: Path, name: Split, header: Mapping[str, object]) -> TokenS
         tokens,
         index,
         end_id=end_id,
+        context=context,
         vocab_size=vocab_size,
         language_names=names,
         fingerprint=str(digests[name]),

@@ -93,13 +93,16 @@ class Evaluation:
         return {name: [getattr(score, name) for score in self.scores] for name in names}
 
 
-def definition(windows: Windows, *, choice: str = "all") -> str:
-    """What the numbers mean, in one line that stands beside them; runs are comparable where these lines are equal."""
+def definition(windows: Windows, *, choice: str = "all", start_token: bool = False) -> str:
+    """What the numbers mean, in one line that stands beside them; runs are comparable where these lines are equal.
+
+    A document is read after the tokenizer's ``start_token``, or else after its end token (``Tokenizer.context_id``).
+    """
     parts = (
         "bits-per-byte",
         f"context:{windows.context}",
         f"stride:{windows.stride}",
-        "start:end-token",
+        f"start:{'start' if start_token else 'end'}-token",
         "end-token:scored",
         "bytes:original-utf8",
         "lossy:8-bits-a-byte",
@@ -138,6 +141,7 @@ def evaluate_documents(
     documents: Iterable[TokenizedDocument],
     *,
     context_id: int,
+    end_id: int,
     windows: Windows,
     max_tokens: int = 0,
     total_tokens: int | None = None,
@@ -168,7 +172,8 @@ def evaluate_documents(
         for language in sorted({score.language for score in scores})
     }
     choice = f"sample-of-{max_tokens}-tokens" if max_tokens else choice
-    return Evaluation(tuple(scores), summarize(scores), by_language, definition(windows, choice=choice))
+    meaning = definition(windows, choice=choice, start_token=context_id != end_id)
+    return Evaluation(tuple(scores), summarize(scores), by_language, meaning)
 
 
 def evaluate_split(
@@ -180,7 +185,7 @@ def evaluate_split(
     documents: Iterable[TokenizedDocument] = store_documents(store)
     if max_tokens and max_tokens < store.num_tokens:
         documents = sample_documents(documents, max_tokens)
-    scores = list(score_documents(language_model, documents, context_id=store.end_id, windows=windows))
+    scores = list(score_documents(language_model, documents, context_id=store.context_id, windows=windows))
     if not scores:
         raise DataError("evaluation.no_documents")
     nats, charged = math.fsum(score.nats for score in scores), math.fsum(score.charged for score in scores)

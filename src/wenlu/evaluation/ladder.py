@@ -139,7 +139,7 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
         [bundles[name].language_model for name in MIXED],
         sample_documents(store_documents(store.validation), _WEIGHT_TOKENS),
         names=MIXED,
-        context_id=store.validation.end_id,
+        context_id=store.validation.context_id,
         windows=windows,
     ).fitted.weights
     bundles[MIXTURE] = _mix(directory / MIXTURE, [bundles[name] for name in MIXED], weights)
@@ -210,7 +210,12 @@ def _rung(name: str, bundle: Bundle, store: Store, directory: Path, windows: Win
     model, documents = bundle.language_model, store_documents(store.test)
     notice("ladder.scoring", name=name, documents=store.test.num_documents)
     evaluation = evaluate_documents(
-        model, documents, context_id=store.test.end_id, windows=windows, total_tokens=store.test.num_tokens
+        model,
+        documents,
+        context_id=store.test.context_id,
+        end_id=store.test.end_id,
+        windows=windows,
+        total_tokens=store.test.num_tokens,
     )
     parts = MIXED if name == MIXTURE else (name,)
     logs = [Run.open(directory / part).read_log() for part in parts]

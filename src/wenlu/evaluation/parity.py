@@ -98,7 +98,7 @@ def _compare(first: Bundle, second: Bundle, text: str) -> PromptParity:
     if ids != others:
         raise RequestError("evaluation.parity_tokens", first=first.path, second=second.path, text=text[:40])
     limits = [_max_positions(bundle) for bundle in (first, second)]
-    ids = ids[: min(limit for limit in (*limits, len(ids)) if limit is not None)] or [first.tokenizer.end_id]
+    ids = ids[: min(limit for limit in (*limits, len(ids)) if limit is not None)] or [first.tokenizer.context_id]
     pairs = list(zip(_outputs(first, ids), _outputs(second, ids), strict=True))
     parts = [_differences(one, other) for one, other in pairs]
     absolute, relative = (_greatest(part[number] for part in parts) for number in (0, 1))

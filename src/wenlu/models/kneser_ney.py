@@ -41,15 +41,21 @@ class Level:
     counts: NDArray[np.int32]
 
 
-def count_levels(source: TokenSource, *, order: int, vocab_size: int, end_id: int) -> Iterator[Level]:
-    """The levels of orders 1 to ``order``, in this order; documents are read as ``[end] + tokens``."""
+def count_levels(source: TokenSource, *, order: int, vocab_size: int, end_id: int, context_id: int) -> Iterator[Level]:
+    """The levels of orders 1 to ``order``, in this order; documents end with ``end_id``, and are read after
+    ``context_id``.
+    """
     text, depth = _text_and_depth(source, end_id)
     numbers = text.astype(np.int32)  # number of the n-gram (of the order at hand) that ends in each slot
     num_contexts = vocab_size
     shape: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None  # offsets and tokens of the order below
     for level_order in range(2, order + 1):
         slots = np.flatnonzero(depth >= level_order - 1)
-        keys = numbers[slots - 1].astype(np.int64) * vocab_size + text[slots]
+        keys = numbers[slots - 1].astype(np.int64)
+        if level_order == 2:  # no longer n-gram reaches back to what closes the document before
+            keys[keys == end_id] = context_id
+        keys *= vocab_size
+        keys += text[slots]
         number_of_slot, unique_keys, plain = _number(keys)
         del keys
         # The order below now gets its adjusted counts: one for each different n-gram that ends in it.
@@ -91,7 +97,8 @@ def discounts(counts: NDArray[np.int32]) -> tuple[float, float, float] | None:
 def _text_and_depth(source: TokenSource, end_id: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The corpus with one end token in front, and for each slot how many slots its document has before it.
 
-    The end token that closes a document is also the first context of the next one; its own depth is that of the close.
+    The end token that closes a document also stands for the first context of the next one; its own depth is that of
+    the close.
     """
     bounds = np.asarray(source.bounds, dtype=np.int64)
     text = np.empty(int(bounds[-1]) + 1, dtype=np.int32)

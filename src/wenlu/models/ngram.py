@@ -8,8 +8,9 @@ lower ones::
     backoff(h) = (D1 N1(h) + D2 N2(h) + D3 N3+(h)) / sum_v c(h v)
 
 The empty context backs off to the uniform distribution over the vocabulary, so that every token has a probability.
-A document begins with the end token as its context, and no n-gram crosses from one document into the next. N-grams that
-begin at the start of a document follow nothing, so they keep their plain counts in every order (as in KenLM).
+A document begins with one token as its context (``Tokenizer.context_id``), and no n-gram crosses from one document into
+the next. N-grams that begin at the start of a document follow nothing, so they keep their plain counts in every order
+(as in KenLM).
 
 B batch, S length, C contexts of a slot (one for each order above 1), V vocabulary.
 """
@@ -287,8 +288,12 @@ class NGramModel(LanguageModelCalls):
         return _Level(offsets, tokens, counts, totals, backoff, discounts, longest)
 
 
-def fit(source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id: int) -> NGramModel:
+def fit(
+    source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id: int, context_id: int | None = None
+) -> NGramModel:
     """Count a corpus and return its model; what it took and where discounts had to be fallen back on is announced.
+
+    Its documents end with ``end_id``, and are read after ``context_id``, or else after the end token too.
 
     Raises:
         SettingsError: ``ngram.order`` for an order outside 1 to 5.
@@ -303,7 +308,10 @@ def fit(source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id:
         raise RunError("ngram.memory", tokens=num_tokens, needed=needed / 1e9, available=available / 1e9)
     levels, discounts = [], []
     with progress("ngram.counting", total=order, unit="orders") as bar:
-        for level in kneser_ney.count_levels(source, order=order, vocab_size=vocab_size, end_id=end_id):
+        context_id = end_id if context_id is None else context_id
+        for level in kneser_ney.count_levels(
+            source, order=order, vocab_size=vocab_size, end_id=end_id, context_id=context_id
+        ):
             found = kneser_ney.discounts(level.counts)
             levels.append(level)
             if found is None:

@@ -20,7 +20,7 @@ from wenlu.tokenization.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Features:
-    """One document as the model sees it: the end token and all tokens but the last go in, all tokens are labels."""
+    """One document as the model sees it: ``Tokenizer.context_id`` and all tokens but the last go in, all are labels."""
 
     input_ids: list[int]
     labels: list[int]
@@ -41,11 +41,11 @@ class CausalLM(TextTask):
         refuse_outside("training.range", "task", self.settings, {">= 1": ("chunk_rows",)})
 
     def encode(self, example: str, tokenizer: Tokenizer) -> list[Features] | Skip:
-        """The document's tokens and the end token, which is the start context too."""
+        """The document's tokens and the end token, read after the tokenizer's ``context_id``."""
         labels = [*tokenizer.encode(example), tokenizer.end_id]
         if len(labels) == 1:
             return Skip("empty")
-        return [Features([tokenizer.end_id, *labels[:-1]], labels)]
+        return [Features([tokenizer.context_id, *labels[:-1]], labels)]
 
     def collate(self, features: Sequence[Features], generator: torch.Generator | None = None) -> Batch:
         """Rows padded on the right; padding is a document of its own and no target."""

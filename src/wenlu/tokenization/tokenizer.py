@@ -182,11 +182,10 @@ class Tokenizer:
     @functools.cached_property
     def context_id(self) -> int:
         """The token that a causal model reads before a text: the start token where the tokenizer puts it before texts,
-        as Llama's puts ``<s>``; else the end token, which stands between documents.
+        as Llama's puts ``<s>`` and BERT's ``[CLS]``; else the end token, which stands between documents.
         """
-        if self.start_id is None or self.start_id == self.end_id:
-            return self.end_id
-        return self.start_id if self.with_special_tokens([]).ids[:1] == [self.start_id] else self.end_id
+        first = next(iter(self.with_special_tokens([]).ids), None)
+        return self.end_id if first is None or first not in (self.start_id, self.cls_id) else first
 
     def encode_marked(self, text: str) -> list[int]:
         """The ids of a text in which the strings of special tokens stand for those tokens: never for a user's text."""

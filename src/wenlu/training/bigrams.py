@@ -50,12 +50,17 @@ class Pairs:
     counts: Int64Array  # P
 
     @classmethod
-    def of(cls, tokens: TokenArray, vocab_size: int) -> Pairs:
-        """Count the pairs of neighbours, of very long texts in evenly spread blocks."""
+    def of(cls, tokens: TokenArray, vocab_size: int, borders: tuple[int, int] = (0, 0)) -> Pairs:
+        """Count the pairs of neighbours, of very long texts in evenly spread blocks.
+
+        ``borders`` are the token that ends a document and the token that the next is read after.
+        """
         if len(tokens) > _MOST_TOKENS:
             blocks = tokens[: len(tokens) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
             tokens = blocks[np.linspace(0, len(blocks) - 1, _MOST_TOKENS // _BLOCK).astype(np.int64)].ravel()
-        coded = tokens[:-1].astype(np.int64) * vocab_size + tokens[1:]
+        contexts = tokens[:-1].astype(np.int64)
+        contexts[contexts == borders[0]] = borders[1]
+        coded = contexts * vocab_size + tokens[1:]
         pairs, counts = np.unique(coded, return_counts=True)
         starts = np.searchsorted(pairs, np.arange(vocab_size + 1) * vocab_size)
         return cls(starts, pairs % vocab_size, counts)
@@ -83,16 +88,25 @@ class Pairs:
         return np.arange(len(rows)) + np.repeat(self.starts[contexts] - (ends - sizes), sizes), rows
 
 
-def fit_bigrams(model: Transformer, tokens: TokenArray, *, steps: int, seed: int, limit: float = math.inf) -> int:
+def fit_bigrams(
+    model: Transformer,
+    tokens: TokenArray,
+    *,
+    steps: int,
+    seed: int,
+    limit: float = math.inf,
+    borders: tuple[int, int] = (0, 0),
+) -> int:
     """Fit the embedding and the untied output matrix of a new model, in place; the number of steps that it took.
 
+    ``borders`` are those of ``Pairs.of``.
     With a ``limit`` in seconds they may be fewer, but not less than five; as many steps without a limit give the same
     bits.
     """
     started = time.perf_counter()
     embedding, output, norm = model.token_embedding.weight, model.head.output, model.main.final_norm
     assert output is not None and norm is not None, "a tied output matrix cannot say what follows"
-    pairs = Pairs.of(tokens, len(embedding))
+    pairs = Pairs.of(tokens, len(embedding), borders)
     with seeded(derive_seed(seed, "bigrams"), embedding.device):
         _factorize(pairs, embedding, output.weight)
         fit = _Fit(pairs, embedding, output.weight, norm)

@@ -92,5 +92,7 @@ def fit_run(run: Run, fitting: Fitting, evaluate: Evaluate | None) -> RunResult:
 def _fit(settings: RunSettings, store: Store) -> nn.Module:
     """Count the training split: the n-gram model of the order that ``model.order`` asks for."""
     order = ngram.MAX_ORDER if settings.model.order is None else settings.model.order
-    tokenizer = store.tokenizer
-    return ngram.fit(store.train, order=order, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)
+    train = store.train
+    return ngram.fit(
+        train, order=order, vocab_size=store.tokenizer.vocab_size, end_id=train.end_id, context_id=train.context_id
+    )

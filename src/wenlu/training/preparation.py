@@ -28,6 +28,7 @@ from wenlu.models.config import LanguageModel
 from wenlu.models.device import describe_device, pick_device
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import Carried, CorpusObjective, Objective, TaskSettings
+from wenlu.tasks._heads import with_ids
 from wenlu.training.bigrams import fit_bigrams
 from wenlu.training.compilation import REPAYING_SECONDS, compile_layers, may_compile, repays
 from wenlu.training.duration import Pace
@@ -177,6 +178,8 @@ def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> P
     train = settings.train
     tokenizer, tokens = store.tokenizer, store.train.num_tokens
     model = create_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, train_tokens=tokens)
+    if settings.model.start is None:
+        model = with_ids(model, start_token_id=tokenizer.context_id)
     if isinstance(task, CorpusObjective):
         model = task.equip(model, tokenizer, seed=train.seed)
     model = model.to(pick_device(train.device))
@@ -278,8 +281,9 @@ def fit_first_weights(prepared: Prepared) -> float:
         limit = _MOST_BIGRAMS * budget.value
     started = time.perf_counter()
     assert isinstance(prepared.model, Transformer), "other models refuse train.bigram_steps"
-    tokens = prepared.store.train.tokens
-    steps = fit_bigrams(prepared.model, tokens, steps=train.bigram_steps, seed=train.seed, limit=limit)
+    data = prepared.store.train
+    given = {"steps": train.bigram_steps, "seed": train.seed}
+    steps = fit_bigrams(prepared.model, data.tokens, **given, limit=limit, borders=(data.end_id, data.context_id))
     if steps != train.bigram_steps:
         origin = f"budget {train.budget}"
         train = replace(train, bigram_steps=steps)

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wenlu.bundle import save_bundle
-from wenlu.core.errors import CheckpointError, DataError, SettingsError, Terminated, WenluError
+from wenlu.core.errors import CheckpointError, SettingsError, Terminated, WenluError
 from wenlu.core.log import Progress, notice, progress, warn
 from wenlu.core.publication import check_target
 from wenlu.core.runs import MANIFEST, Run, is_run, publish
@@ -48,7 +48,7 @@ from wenlu.training.settings import RunSettings
 from wenlu.training.signals import Interrupted, StopRequest, stop_requests
 from wenlu.training.start import refuse_other_tokenizer
 from wenlu.training.state import State, copy_weights, digest, load_state, read_state, refuse_non_finite, write_state
-from wenlu.training.status import describe_data, describe_process
+from wenlu.training.status import describe_corpus, describe_data, describe_process, refuse_other_corpus
 from wenlu.training.trainer import Step, Trainer
 
 INEXACT_CHANGES = frozenset(
@@ -190,15 +190,14 @@ def check_state(
 
     Raises:
         SettingsError: ``training.inexact``, or ``training.resume_setting`` when run.toml is not what it was.
-        DataError: ``training.data_changed``.
+        DataError, CheckpointError: see ``refuse_other_corpus``.
     """
-    state, data = read_state(checkpoint), prepared.store.train.fingerprint
+    state = read_state(checkpoint)
     then, now = fixed_settings(before) | state.settings, fixed_settings(prepared.settings)
     for key, value in then.items():
         if key not in INEXACT_CHANGES and now.get(key, value) != value:
             raise _another_run(key, value, now[key])
-    if state.data != data:
-        raise DataError("training.data_changed", then=state.data, now=data)
+    refuse_other_corpus(state.data, prepared.store.train, prepared.task, path=checkpoint)
     inexact = {key: then[key] for key in sorted(INEXACT_CHANGES)} | state.environment
     return check_environment(inexact, now | environment(device_of(prepared.model)), allow_inexact=allow_inexact)
 
@@ -367,7 +366,7 @@ class Consumer:
             step=step,
             next_batch=step * self.settings.train.accumulation,
             seconds=self.seconds,
-            data=self.prepared.store.train.fingerprint,
+            data=describe_corpus(self.prepared.store.train, self.prepared.task),
             environment=environment(self.trainer.device),
             skipped_in_a_row=self.trainer.skipped_in_a_row,
             best_loss=self.best_loss,

@@ -1,4 +1,4 @@
-"""Who trains: versions, the commit, the machine. What ``status.json`` says besides how far the run is."""
+"""Who trains on what: versions, the commit, the machine, and the corpus, as a run's files tell of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
+from wenlu.core.errors import CheckpointError, DataError
 from wenlu.core.version import __version__
-from wenlu.data.store import Store
+from wenlu.data.store import Store, TokenStore
 from wenlu.models.device import describe_device, pick_device
+from wenlu.tasks._base import CorpusObjective, Objective
 from wenlu.training.precision import environment
 from wenlu.training.settings import RunSettings
 
@@ -57,3 +59,27 @@ def describe_data(store: Store) -> dict[str, object]:
         for name, split in (("train", store.train), ("validation", store.validation), ("test", store.test))
     }
     return {"store": os.fspath(store.path), "fingerprint": store.fingerprint, "splits": splits, "made": store.record}
+
+
+def describe_corpus(train: TokenStore, task: Objective) -> str:
+    """``data`` of ``state.json``: the fingerprint, and what documents are read after where that is not the end token.
+
+    Objectives that make rows of their own put their own marks around them.
+    """
+    if isinstance(task, CorpusObjective) or train.context_id == train.end_id:
+        return train.fingerprint
+    return f"{train.fingerprint} after {train.context_id}"
+
+
+def refuse_other_corpus(then: str, train: TokenStore, task: Objective, *, path: Path) -> None:
+    """Refuse to go on with another corpus than ``then``, of the checkpoint ``path``, or in another way with the same.
+
+    Raises:
+        DataError: ``training.data_changed``.
+        CheckpointError: ``training.start_token`` when an earlier Wenlu read its documents after the end token.
+    """
+    now = describe_corpus(train, task)
+    if then == train.fingerprint != now:
+        raise CheckpointError("training.start_token", path=path, then=train.end_id, now=train.context_id)
+    if then != now:
+        raise DataError("training.data_changed", then=then, now=now)

@@ -185,7 +185,9 @@ def stand_in_store(folder: Path, vocab_size: int) -> Store:
     drawn = np.random.Generator(np.random.PCG64(0)).integers(0, tokenizer.vocab_size, _STAND_IN_DOCUMENTS)
     drawn[:, -1] = tokenizer.end_id
     train, validation, test = (
-        TokenStore.from_documents(part.tolist(), end_id=tokenizer.end_id, vocab_size=tokenizer.vocab_size)
+        TokenStore.from_documents(
+            part.tolist(), end_id=tokenizer.end_id, context_id=tokenizer.context_id, vocab_size=tokenizer.vocab_size
+        )
         for part in (drawn[40:], drawn[:40], drawn[:0])
     )
     store = Store(folder, train=train, validation=validation, test=test, record={}, fingerprint="stand-in")

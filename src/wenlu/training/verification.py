@@ -73,8 +73,9 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
             trainer = prepared.trainer()
             if not 1 <= number <= trainer.schedule.steps:
                 raise SettingsError("training.replay_range", step=number, steps=trainer.schedule.steps)
+            if (saved := checkpoint or run.newest_checkpoint()) is not None:
+                check_state(saved, prepared, prepared.settings, allow_inexact=allow_inexact)
             if checkpoint is not None:
-                check_state(checkpoint, prepared, prepared.settings, allow_inexact=allow_inexact)
                 restore(trainer, checkpoint)
             first = trainer.step
             notice("training.replaying_step", first=first, step=number)

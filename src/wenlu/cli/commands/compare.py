@@ -130,7 +130,7 @@ def _scorer(contestants: Sequence[Contestant], context: int | None, stride: int 
     def score(one: Contestant, corpus: Corpus, texts: Iterable[EvaluationText] | None) -> Evaluation:
         tokenizer = one.bundle.tokenizer
         documents = corpus.documents(tokenizer) if texts is None else encode_texts(texts, tokenizer)
-        return evaluate(one.model, documents, context_id=tokenizer.context_id)
+        return evaluate(one.model, documents, context_id=tokenizer.context_id, end_id=tokenizer.end_id)
 
     return score
 

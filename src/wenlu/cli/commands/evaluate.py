@@ -62,6 +62,7 @@ def command(
         contestant.model,
         corpus.documents(tokenizer),
         context_id=tokenizer.context_id,
+        end_id=tokenizer.end_id,
         windows=contestant.windows(context=context, stride=stride),
         max_tokens=_limit(limit),
         total_tokens=corpus.num_tokens(tokenizer),
