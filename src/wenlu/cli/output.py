@@ -170,14 +170,6 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         with _terminable():
             code = call()
         sys.stdout.flush()
-    except WenluError as error:
-        before()
-        _show(error, json_output=json_output)
-        return error.exit_code
-    except click.ClickException as usage:
-        wrong = usage_error(usage)
-        _show(wrong, json_output=json_output)
-        return wrong.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
         before()
         print(messages.text("cli.interrupted"), file=sys.stderr)
@@ -185,21 +177,13 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
     except BrokenPipeError:
         _broken_output()
         return EXIT_FAILED
-    except OSError as failure:
-        known = _file_error(failure)
+    except (WenluError, click.ClickException, OSError, MemoryError, RuntimeError) as failure:
+        known = _as_ours(failure)
         if known is None:
             raise
         before()
         _show(known, json_output=json_output)
         return known.exit_code
-    except (MemoryError, RuntimeError) as failure:
-        if not is_out_of_memory(failure):
-            raise
-        before()
-        lines = str(failure).strip().splitlines() or [type(failure).__name__]
-        short = DeviceError("core.no_memory", detail=lines[0])
-        _show(short, json_output=json_output)
-        return short.exit_code
     return code if isinstance(code, int) else EXIT_DONE
 
 
@@ -218,6 +202,18 @@ def _terminable() -> Iterator[None]:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
+
+
+def _as_ours(failure: Exception) -> WenluError | None:
+    """The error of ours for an expected failure; None for any other."""
+    if isinstance(failure, WenluError):
+        return failure
+    if isinstance(failure, click.ClickException):
+        return usage_error(failure)
+    if isinstance(failure, OSError):
+        return _file_error(failure)
+    lines = str(failure).strip().splitlines() or [type(failure).__name__]
+    return DeviceError("core.no_memory", detail=lines[0]) if is_out_of_memory(failure) else None
 
 
 def _broken_output() -> str:

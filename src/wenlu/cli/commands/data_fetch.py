@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wenlu.cli import output
+from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.data.corpora._catalogue import Entry, ModelEntry
@@ -30,7 +31,6 @@ def command(names: tuple[str, ...], listing: bool, refresh: bool) -> None:
 
 
 def _show_catalogue(names: tuple[str, ...]) -> None:
-    from wenlu.core.messages import text
     from wenlu.data.corpora._catalogue import Entry, ModelEntry, catalogue, models, sources, spoken
 
     texts, corpora = catalogue()
@@ -54,7 +54,6 @@ def _list(
     shown: Sequence[Entry] | Sequence[ModelEntry], title: str, size: str, *numbers: str
 ) -> tuple[list[dict[str, object]], output.Table]:
     """Records and a table of texts or of models; ``numbers`` are what is counted of them, the first is shown."""
-    from wenlu.core.messages import text
     from wenlu.data.corpora._catalogue import spoken
     from wenlu.data.fetch import cached
 
@@ -90,7 +89,6 @@ def _list(
 
 def _show_fetched(fetched: list[Fetched]) -> None:
     """Texts with what was counted, models with their licence and the path that every verb takes as its model."""
-    from wenlu.core.messages import text
     from wenlu.data.corpora._catalogue import models
 
     texts = [one for one in fetched if one.record["name"] not in models()]
@@ -112,7 +110,6 @@ def _show_fetched(fetched: list[Fetched]) -> None:
 
 
 def _models_table(fetched: Sequence[Fetched]) -> str:
-    from wenlu.core.messages import text
     from wenlu.data.corpora._catalogue import models, spoken
 
     entries = [models()[str(one.record["name"])] for one in fetched]

@@ -12,6 +12,7 @@ from wenlu.cli.output import option
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.log import notice
 from wenlu.core.messages import text
+from wenlu.core.publication import write_file_atomically
 
 if TYPE_CHECKING:
     from wenlu.data.store import Store
@@ -25,7 +26,7 @@ HELD_OUT_FRACTION = 0.05
 LEAST_DOCUMENTS = 30
 NEW_TOKENS = 48
 SMALLEST_DIFFERENCE = 0.0005  # bits per byte; what is smaller is shown as 0.000
-PLAN = "demo.json"
+PLAN, REPORT = "demo.json", "report.html"
 
 
 @output.command("demo")
@@ -37,7 +38,6 @@ PLAN = "demo.json"
 @output.run
 def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> int:
     """Fetch, pack, train, score, mix, generate, report."""
-    from wenlu.core.publication import write_file_atomically
     from wenlu.data.tokens import corpus_key
     from wenlu.evaluation.ladder import climb
     from wenlu.training.results import RunResult
@@ -64,9 +64,8 @@ def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: 
         "samples": samples,
     }
     write_file_atomically(directory / "ladder.json", json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    report = directory / "report.html"
-    write_file_atomically(report, _report(ladder, samples))
-    _show(record, ladder, samples, directory, report, with_data=bool(data))
+    write_file_atomically(directory / REPORT, _report(ladder, samples))
+    output.result(record, text=_shown(ladder, samples, directory, with_data=bool(data)))
     return 0
 
 
@@ -88,8 +87,6 @@ def _default_corpus() -> list[str]:
 
 def _directory(target: str | None, plan: Mapping[str, object]) -> Path:
     """Where this demo lives: a directory that was made by the same call is continued, another one is left alone."""
-    from wenlu.core.publication import write_file_atomically
-
     if target is not None:
         directory = Path(target)
         if directory.exists() and any(directory.iterdir()) and _read_plan(directory) != plan:
@@ -152,15 +149,7 @@ def _samples(store: Store, ladder: Ladder) -> list[dict[str, str]]:
     return samples
 
 
-def _show(
-    record: Mapping[str, object],
-    ladder: Ladder,
-    samples: Sequence[Mapping[str, str]],
-    directory: Path,
-    report: Path,
-    *,
-    with_data: bool,
-) -> None:
+def _shown(ladder: Ladder, samples: Sequence[Mapping[str, str]], directory: Path, *, with_data: bool) -> str:
     """The ladder, what it says, the continued prompts, and what to type next."""
     documents = len(ladder.rungs[0].evaluation.scores)
     sentences = [text("demo.title", documents=documents), output.render(output.table(*scores_table(ladder)))]
@@ -169,9 +158,9 @@ def _show(
     for sample in samples:
         heading = text("demo.sample", model=text(f"ladder.{sample['model']}"), language=sample["language"])
         sentences.append(f"{heading}\n  {sample['prompt']}▸{sample['text']}\n")
-    sentences += [text("demo.report", path=report), "", text("demo.next")]
+    sentences += [text("demo.report", path=directory / REPORT), "", text("demo.next")]
     sentences += [f"  {line}" for line in _next_commands(directory, with_data=with_data)]
-    output.result(record, text="\n".join(sentences))
+    return "\n".join(sentences)
 
 
 def scores_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
@@ -196,14 +185,10 @@ def differences_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
     from wenlu.evaluation.ladder import NGRAM
 
     columns = [text("demo.column_model"), *(_heading(language) for language in ladder.comparisons)]
-    rows = [
-        [
-            text(f"ladder.{rung.name}"),
-            *(_difference(comparison.between(rung.name, NGRAM)) for comparison in ladder.comparisons.values()),
-        ]
-        for rung in ladder.rungs
-        if rung.name != NGRAM
-    ]
+    rows = []
+    for name in (rung.name for rung in ladder.rungs if rung.name != NGRAM):
+        differences = (comparison.between(name, NGRAM) for comparison in ladder.comparisons.values())
+        rows.append([text(f"ladder.{name}"), *map(_difference, differences)])
     return columns, rows
 
 
@@ -220,14 +205,8 @@ def conclusions(ladder: Ladder) -> list[str]:
             verdict = "demo.not_resolved"
         else:
             verdict = "demo.better" if difference.value < 0 else "demo.worse"
-        said.append(
-            text(
-                verdict,
-                first=text(f"ladder.{better}"),
-                second=text(f"ladder.{worse}"),
-                bits=f"{abs(difference.value):.3f}",
-            )
-        )
+        bits = f"{abs(difference.value):.3f}"
+        said.append(text(verdict, first=text(f"ladder.{better}"), second=text(f"ladder.{worse}"), bits=bits))
     weights = ", ".join(f"{text(f'ladder.{name}')} {weight:.2f}" for name, weight in ladder.weights.items())
     said.append(text("demo.weights", weights=weights))
     said.append(_forecast(ladder))

@@ -10,6 +10,9 @@ import click
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
 from wenlu.cli.standard_input import text_argument
+from wenlu.core.errors import SettingsError
+from wenlu.core.log import notice
+from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.bundle import Bundle
@@ -55,7 +58,6 @@ def command(
 ) -> None:
     """Load, continue (or, with ``--chat``, answer), print."""
     from wenlu.bundle import load_bundle
-    from wenlu.core.errors import SettingsError
     from wenlu.generation.text import prepare, prepare_chat
     from wenlu.tokenization.chat import asked
 
@@ -66,20 +68,26 @@ def command(
     settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
     max_positions = bundle.language_model.max_positions
     if chat:
-        messages = asked(content, system=system)
-        request = prepare_chat(bundle.tokenizer, messages, settings, max_positions=max_positions)
+        conversation = asked(content, system=system)
+        request = prepare_chat(bundle.tokenizer, conversation, settings, max_positions=max_positions)
     else:
         request = prepare(bundle.tokenizer, content, settings, max_positions=max_positions)
     started = time.perf_counter()
     completions = _continue(bundle, request, settings, echo=not (no_echo or chat), quiet=json_output)
-    _finish(bundle, request, settings, completions, seconds=time.perf_counter() - started, json_output=json_output)
+    seconds = time.perf_counter() - started
+    if json_output:
+        output.result(_record(bundle, request, settings, completions, seconds))
+        return
+    tokens = sum(len(completion.ids) for completion in completions)
+    reasons = dict.fromkeys(text(f"generation.reason_{completion.finish_reason}") for completion in completions)
+    rate = tokens / max(seconds, 1e-9)
+    notice("generation.finished", tokens=tokens, seconds=seconds, rate=rate, reason=", ".join(reasons))
 
 
 def _continue(
     bundle: Bundle, request: Prompt, settings: GenerationSettings, *, echo: bool, quiet: bool
 ) -> list[Completion]:
     """Generate; one sequence is printed as it comes, several when all are there."""
-    from wenlu.core.messages import text
     from wenlu.generation.text import complete, stream_text
 
     prompt = request.text if echo else ""
@@ -102,45 +110,25 @@ def _continue(
     return completions
 
 
-def _finish(
-    bundle: Bundle,
-    request: Prompt,
-    settings: GenerationSettings,
-    completions: list[Completion],
-    *,
-    seconds: float,
-    json_output: bool,
-) -> None:
-    """The record with ``--json``, else a line on standard error: how many tokens, how fast, why it ended."""
-    from wenlu.core.log import notice
-    from wenlu.core.messages import text
-
-    tokens = sum(len(completion.ids) for completion in completions)
-    if json_output:
-        output.result(
+def _record(
+    bundle: Bundle, request: Prompt, settings: GenerationSettings, completions: list[Completion], seconds: float
+) -> dict[str, object]:
+    return {
+        "model": str(bundle.path),
+        "prompt": request.text,
+        "prompt_tokens": len(request.ids),
+        "dropped_prompt_tokens": request.dropped_tokens,
+        "unknown_characters": request.unknown_characters,
+        "settings": settings.as_record(),
+        "seconds": seconds,
+        "sequences": [
             {
-                "model": str(bundle.path),
-                "prompt": request.text,
-                "prompt_tokens": len(request.ids),
-                "dropped_prompt_tokens": request.dropped_tokens,
-                "unknown_characters": request.unknown_characters,
-                "settings": settings.as_record(),
-                "seconds": seconds,
-                "sequences": [
-                    {
-                        "text": completion.text,
-                        "finish_reason": completion.finish_reason,
-                        "stop": completion.stop,
-                        "tokens": completion.ids,
-                        "log_probs": completion.log_probs,
-                    }
-                    for completion in completions
-                ],
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "stop": completion.stop,
+                "tokens": completion.ids,
+                "log_probs": completion.log_probs,
             }
-        )
-        return
-    reasons = {
-        completion.finish_reason: text(f"generation.reason_{completion.finish_reason}") for completion in completions
+            for completion in completions
+        ],
     }
-    reason = ", ".join(reasons.values())
-    notice("generation.finished", tokens=tokens, seconds=seconds, rate=tokens / max(seconds, 1e-9), reason=reason)

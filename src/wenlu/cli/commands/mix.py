@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wenlu.cli import output
+from wenlu.core.errors import DataError, RequestError, TokenizerError
+from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.bundle import Bundle
@@ -28,7 +30,6 @@ DEFAULT_MAX_TOKENS = 131_072
 def command(first: str, second: str, data: str, target: str, context: int, max_tokens: int, replace: bool) -> None:
     """Fit the weights on the store's validation documents and write the mixture."""
     from wenlu.bundle import load_bundle, save_bundle
-    from wenlu.core.errors import DataError, RequestError
     from wenlu.core.publication import check_target, publish
     from wenlu.data.store import Store
     from wenlu.evaluation.documents import sample_documents, store_documents
@@ -61,52 +62,35 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
         save_bundle(directory, model=mixture, tokenizer=store.tokenizer, provenance=provenance)
 
     publish(path, write, replace=replace)
-    losses = (*fitted.component_losses, fitted.loss)
+    losses = [*fitted.component_losses, fitted.loss]
+    bits = [mixed.bits_per_byte(loss) for loss in losses]
     record = {
         "path": str(path),
         "models": [first, second],
         "weights": list(fitted.weights),
-        "losses": list(losses),
-        "bits_per_byte": [mixed.bits_per_byte(loss) for loss in losses],
+        "losses": losses,
+        "bits_per_byte": bits,
         "documents": mixed.documents,
         "tokens": fitted.tokens,
         "context": context,
     }
-    _show(record, (first, second), fitted.weights, losses, [mixed.bits_per_byte(loss) for loss in losses])
+    shown = [*(f"{weight:.3f}" for weight in fitted.weights), ""]
+    names = [first, second, text("mixture.mixed")]
+    rows = [
+        (name, weight, f"{loss:.4f}", f"{bit:.4f}")
+        for name, weight, loss, bit in zip(names, shown, losses, bits, strict=True)
+    ]
+    columns = [text(f"mixture.column_{name}") for name in ("model", "weight", "loss", "bits")]
+    title = text("mixture.title", documents=mixed.documents, tokens=fitted.tokens, context=context)
+    footer = text("mixture.written", path=path) + "\n" + text("mixture.on_fitting_text") + "\n"
+    output.result(record, text=footer, table=output.table(columns, rows, title=title))
 
 
 def _check_tokenizers(bundles: Sequence[Bundle], store: Store) -> None:
     """Refuse models, or a store, of different tokenizers."""
-    from wenlu.core.errors import TokenizerError
-
     expected = bundles[0].tokenizer.fingerprint
     others = [(bundles[1].path, bundles[1].tokenizer.fingerprint), (store.path, store.tokenizer.fingerprint)]
     for path, fingerprint in others:
         if fingerprint != expected:
-            raise TokenizerError(
-                "mixture.tokenizers",
-                first=bundles[0].path,
-                second=path,
-                first_fingerprint=expected[:12],
-                second_fingerprint=fingerprint[:12],
-            )
-
-
-def _show(
-    record: dict[str, object],
-    names: Sequence[str],
-    weights: Sequence[float],
-    losses: Sequence[float],
-    bits: Sequence[float],
-) -> None:
-    from wenlu.core.messages import text
-
-    shown = [*(f"{weight:.3f}" for weight in weights), ""]
-    rows = [
-        (name, weight, f"{loss:.4f}", f"{bit:.4f}")
-        for name, weight, loss, bit in zip([*names, text("mixture.mixed")], shown, losses, bits, strict=True)
-    ]
-    columns = [text(f"mixture.column_{name}") for name in ("model", "weight", "loss", "bits")]
-    title = text("mixture.title", documents=record["documents"], tokens=record["tokens"], context=record["context"])
-    footer = text("mixture.written", path=record["path"]) + "\n" + text("mixture.on_fitting_text") + "\n"
-    output.result(record, text=footer, table=output.table(columns, rows, title=title))
+            digests = {"first_fingerprint": expected[:12], "second_fingerprint": fingerprint[:12]}
+            raise TokenizerError("mixture.tokenizers", first=bundles[0].path, second=path, **digests)

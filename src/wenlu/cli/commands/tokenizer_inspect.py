@@ -76,16 +76,10 @@ def _show_tokens(text: str, tokenizer: Tokenizer) -> None:
         (number, _visible(token), id, f"{start}-{end}", _visible(text[start:end]))
         for number, (token, id, (start, end)) in enumerate(pieces)
     ]
-    columns = (
-        "#",
-        message("tokenization.column_token"),
-        "id",
-        message("tokenization.column_span"),
-        message("tokenization.column_text"),
-    )
+    token, span, part = (message(f"tokenization.column_{name}") for name in ("token", "span", "text"))
     counts = message("tokenization.counts", tokens=len(pieces), characters=len(text), num_bytes=num_bytes)
     verdict = message("tokenization.comes_back") if round_trips else message("tokenization.does_not_come_back")
-    output.result(record, text=f"{counts}\n{verdict}", table=output.table(columns, rows))
+    output.result(record, text=f"{counts}\n{verdict}", table=output.table(("#", token, "id", span, part), rows))
 
 
 def _visible(text: str) -> str:
