@@ -8,6 +8,7 @@ from typing import get_args
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from wenlu.tokenization.hf import Files
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
 
@@ -42,4 +43,4 @@ def tiny_with_start(*, written: bool) -> Tokenizer:
     special = [("<s>", library.token_to_id("<s>"))]
     if written:
         library.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B:1", special_tokens=special)
-    return Tokenizer(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=None, config={"bos_token": "<s>"})
+    return Tokenizer(Files(library, END_TOKEN, PAD_TOKEN, None, {"bos_token": "<s>"}))

@@ -27,6 +27,7 @@ from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents, to
 from wenlu.evaluation.text_score import score_text
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.text import complete, prepare
+from wenlu.tokenization.hf import Files
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind
 from wenlu.training.settings import EvaluateSettings
 
@@ -230,7 +231,7 @@ def test_the_first_token_of_bert_stands_before_a_text(single: str, first: str) -
     marks = [(name, library.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     library.post_processor = TemplateProcessing(single=single, pair=f"{single} $B:1", special_tokens=marks)
     roles = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(library, end_token="[SEP]", pad_token="<|pad|>", unknown_token="[UNK]", config=roles)
+    tokenizer = Tokenizer(Files(library, "[SEP]", "<|pad|>", "[UNK]", roles))
     assert tokenizer.token(tokenizer.context_id) == first
 
 

@@ -25,7 +25,7 @@ UNBUILT = {"ngram", "mixture"}  # come from data alone
 def check_parts(model: nn.Module, drawn: Description) -> None:
     """Every parameter belongs to one part, every part has the copies and the parameters that it says."""
     left = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    for part in drawn.parts:
+    for part in (part for line in drawn.lines for part in line.parts):
         pattern = re.compile(re.escape(part.name).replace(r"\{\}", r"(\d+)") + r"(\..*)?\Z")
         found = {name: match for name in left if (match := pattern.match(name))}
         copies = {match.group(1) for match in found.values()} if "{}" in part.name else {""}

@@ -114,11 +114,7 @@ def _refuse_without_memory() -> None:
 
 
 def prepared_store(
-    settings: DataSettings,
-    *,
-    tokenizer: Tokenizer | None = None,
-    tokenizer_settings: TokenizerSettings | None = None,
-    workers: int = 1,
+    settings: DataSettings, *, tokenizer: Tokenizer | None = None, tokenizer_settings: TokenizerSettings | None = None
 ) -> Store:
     """The store for these settings: a given store directory, or one in the cache, made when it is not there yet.
 
@@ -132,7 +128,6 @@ def prepared_store(
         settings,
         tokenizer=tokenizer,
         tokenizer_settings=tokenizer_settings,
-        workers=workers,
         replace=True,
         in_cache=True,
     )

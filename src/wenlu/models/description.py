@@ -61,11 +61,6 @@ class Description:
     config: TransformerConfig | None = None  # all choices, of a Transformer
 
     @property
-    def parts(self) -> list[Part]:
-        """The parts of all lines."""
-        return [part for line in self.lines for part in line.parts]
-
-    @property
     def sums(self) -> dict[str, int]:
         """Parameters of the embeddings, of the layers with what stands between them, of the heads, and of all."""
         sums: dict[str, int] = {"embeddings": 0, "layers": 0, "heads": 0}

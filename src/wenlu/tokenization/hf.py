@@ -78,15 +78,16 @@ _TEMPLATES = {
 class Files:
     """What a directory holds: the library's tokenizer and the roles of its special tokens.
 
-    ``config`` is what tokenizer_config.json keeps, ``chat_template`` the text of its own file if it has one; ``extra``
-    holds files that tokenizer.json cannot stand for, and ``unwritable`` the tokens that no text may come to.
+    ``config`` is what tokenizer_config.json keeps (None: it is to be written), ``chat_template`` the text of its own
+    file if it has one; ``extra`` holds files that tokenizer.json cannot stand for, and ``unwritable`` the tokens that
+    no text may come to.
     """
 
     library: Tokenizer
     end_token: str
     pad_token: str
     unknown_token: str | None
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] | None = None
     chat_template: str | None = None
     extra: Mapping[str, bytes] = field(default_factory=dict)
     unwritable: Sequence[str] = ()
@@ -128,16 +129,13 @@ def read_config(directory: Path) -> dict[str, object]:
 
 
 def own_config(tokens: Mapping[str, str | None], special_tokens: Sequence[str]) -> dict[str, object]:
-    """What tokenizer_config.json says of a tokenizer of ours, from its end, pad and unknown token."""
-    names = {"end_token": "eos_token", "pad_token": "pad_token", "unknown_token": "unk_token"}
-    roles = {name: tokens[ours] for ours, name in names.items()}
+    """What tokenizer_config.json says of a tokenizer of ours, from its end, pad and unknown token by their roles."""
+    roles = dict(tokens)
     roles |= {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"} if special_tokens else {}
     named = {role: token for role, token in roles.items() if token in special_tokens}
     rest = [token for token in special_tokens if token not in named.values()]
-    record: dict[str, object] = {**named}
-    if rest:
-        record["additional_special_tokens"] = rest
-    return {**record, "clean_up_tokenization_spaces": False, "model_max_length": 10**30}
+    further = {"additional_special_tokens": rest} if rest else {}
+    return {**named, **further, "clean_up_tokenization_spaces": False, "model_max_length": 10**30}
 
 
 def config_text(config: Mapping[str, object], *, marian: bool) -> str:
@@ -292,10 +290,8 @@ def _first(candidates: Sequence[str | None], known: Mapping[str, int]) -> str | 
 
 
 def _text(path: Path) -> str | None:
-    if not path.is_file():
-        return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, ValueError) as error:
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -91,36 +91,20 @@ def untrained(settings: TokenizerSettings) -> Tokenizer:
 def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer:
     """The library's trainer for a kind; WordPiece's and Unigram's texts hold no character outside the alphabet."""
     special_tokens = _special_tokens(settings)
-    size, frequency = settings.vocab_size, settings.min_frequency
+    common: dict[str, Any] = {"vocab_size": settings.vocab_size, "show_progress": False}
+    if settings.kind == "unigram":
+        common["seed_size"] = min(1_000_000, UNIGRAM_SEEDS_PER_TOKEN * settings.vocab_size)
+        return trainers.UnigramTrainer(**common, special_tokens=special_tokens, unk_token=UNKNOWN_TOKEN)
+    common["min_frequency"] = settings.min_frequency
     if settings.kind == "bpe":
-        return trainers.BpeTrainer(
-            vocab_size=size,
-            min_frequency=frequency,
-            special_tokens=special_tokens,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        return trainers.BpeTrainer(**common, special_tokens=special_tokens, initial_alphabet=letters)
     if settings.kind == "wordpiece":
         # Left to itself the trainer numbers the ## letters in the order of a hash table, which differs every time.
-        return trainers.WordPieceTrainer(
-            vocab_size=size,
-            min_frequency=frequency,
-            special_tokens=[*special_tokens, *(f"##{letter}" for letter in alphabet.inner)],
-            initial_alphabet=list(alphabet.all),
-            continuing_subword_prefix="##",
-            show_progress=False,
-        )
-    if settings.kind == "unigram":
-        return trainers.UnigramTrainer(  # type: ignore[call-arg]  # the library's stubs forget seed_size
-            vocab_size=size,
-            special_tokens=special_tokens,
-            unk_token=UNKNOWN_TOKEN,
-            seed_size=min(1_000_000, UNIGRAM_SEEDS_PER_TOKEN * size),
-            show_progress=False,
-        )
-    return trainers.WordLevelTrainer(
-        vocab_size=size, min_frequency=frequency, special_tokens=special_tokens, show_progress=False
-    )
+        special_tokens += [f"##{letter}" for letter in alphabet.inner]
+        common |= {"initial_alphabet": list(alphabet.all), "continuing_subword_prefix": "##"}
+        return trainers.WordPieceTrainer(**common, special_tokens=special_tokens)
+    return trainers.WordLevelTrainer(**common, special_tokens=special_tokens)
 
 
 def finished(trained: Tokenizer, settings: TokenizerSettings) -> Tokenizer:

@@ -160,16 +160,9 @@ def _library(
         scores = list(zip(names, _unigram_scores(model), strict=True))
         library = Tokenizer(models.Unigram(scores, unk_id=model.unknown_id, byte_fallback=model.byte_fallback))
     else:
-        ids = {name: id for id, name in enumerate(names)}
-        library = Tokenizer(
-            models.BPE(
-                ids,
-                _merges(model),
-                unk_token=names[model.unknown_id],
-                fuse_unk=True,
-                byte_fallback=model.byte_fallback,
-            )
-        )
+        ids, unknown = {name: id for id, name in enumerate(names)}, names[model.unknown_id]
+        bpe = models.BPE(ids, _merges(model), unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback)
+        library = Tokenizer(bpe)
     steps = list(before)
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,26 +56,16 @@ class Encoding:
 class Tokenizer:
     """Made by ``train`` or ``load``; never changes afterwards."""
 
-    def __init__(
-        self,
-        library: LibraryTokenizer,
-        *,
-        end_token: str,
-        pad_token: str,
-        unknown_token: str | None,
-        config: Mapping[str, object] | None = None,
-        chat_template: str | None = None,
-        extra: Mapping[str, bytes] | None = None,
-        unwritable: Sequence[str] = (),
-    ) -> None:
-        """From the library's tokenizer and what ``hf.Files`` says of it; without ``config`` it is our own."""
+    def __init__(self, files: hf.Files) -> None:
+        """From the library's tokenizer and what is known of it; without a ``config`` it is our own."""
+        library, unknown = files.library, files.unknown_token
         self._serialized = library.to_str(pretty=True)
         description = json.loads(self._serialized)
         kind = longtext.kind_of(description)
         if kind is None:
             raise TokenizerError("tokenization.unknown_model", found=description["model"]["type"])
         self._library = library
-        self._encoder = as_text_only(library, description, unwritable=unwritable)
+        self._encoder = as_text_only(library, description, unwritable=files.unwritable)
         self._cuttable = longtext.cuttable(kind, description)
         self._normalizes = description["normalizer"] is not None
         self._by_byte = (description["decoder"] or {}).get("type") == "ByteLevel"
@@ -83,17 +73,17 @@ class Tokenizer:
         self._vocab = library.get_vocab(with_added_tokens=True)
         self._tokens = {id: token for token, id in self._vocab.items()}
         self.vocab_size: int = max(self._tokens) + 1
-        self.end_id: int = self._vocab[end_token]
-        self.pad_id: int = self._vocab[pad_token]
-        self.unknown_id: int | None = None if unknown_token is None else self._vocab[unknown_token]
+        self.end_id: int = self._vocab[files.end_token]
+        self.pad_id: int = self._vocab[files.pad_token]
+        self.unknown_id: int | None = None if unknown is None else self._vocab[unknown]
         added = library.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
         structural = {self.end_id, self.pad_id}
         self._hidden = self.special_ids - ({self.unknown_id} - structural)
         special = [self._tokens[id] for id in sorted(self.special_ids)]
-        roles = {"end_token": end_token, "pad_token": pad_token, "unknown_token": unknown_token}
-        self._config = config if config is not None else hf.own_config(roles, special)
-        self._chat_template, self._extra = chat_template, extra or {}
+        roles = {"eos_token": files.end_token, "pad_token": files.pad_token, "unk_token": unknown}
+        self._config = files.config if files.config is not None else hf.own_config(roles, special)
+        self._chat_template, self._extra = files.chat_template, files.extra
         self.start_id, self.cls_id, self.sep_id, self.mask_id = map(self._role, ("bos", "cls", "sep", "mask"))
         if self.mask_id is None:  # which files without a tokenizer_config.json do not say
             self.mask_id = next((self._vocab[mask] for mask in MASKS if self._vocab.get(mask) in added), None)
@@ -110,7 +100,7 @@ class Tokenizer:
         make_forks_safe()
         unknown = None if settings.kind == "bpe" else UNKNOWN_TOKEN
         library = training.train(texts, settings)
-        return cls(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=unknown)
+        return cls(hf.Files(library, END_TOKEN, PAD_TOKEN, unknown))
 
     @classmethod
     def load(cls, directory: Path, *, side: hf.Side = "source") -> Tokenizer:
@@ -121,17 +111,7 @@ class Tokenizer:
         Raises TokenizerError when there is no such directory or its files cannot be used.
         """
         make_forks_safe()
-        files = gguf.read(directory) if directory.suffix == GGUF_SUFFIX else hf.read(directory, side=side)
-        return cls(
-            files.library,
-            end_token=files.end_token,
-            pad_token=files.pad_token,
-            unknown_token=files.unknown_token,
-            config=files.config,
-            chat_template=files.chat_template,
-            extra=files.extra,
-            unwritable=files.unwritable,
-        )
+        return cls(gguf.read(directory) if directory.suffix == GGUF_SUFFIX else hf.read(directory, side=side))
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads.

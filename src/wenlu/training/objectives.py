@@ -19,6 +19,7 @@ from wenlu.models.transformer import Transformer
 from wenlu.tasks import _held_out
 from wenlu.tasks._base import CorpusObjective, Objective
 from wenlu.tasks._heads import with_heads
+from wenlu.tokenization.hf import Files
 from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, TokenizerSettings, untrained
 from wenlu.tokenization.tokenizer import Tokenizer
 from wenlu.training.settings import RunSettings
@@ -73,7 +74,7 @@ def _refuse_rows(task: CorpusObjective, settings: RunSettings) -> None:
     if tokenizer is None:  # in place of the one that will be trained: its marks, and no other token
         library = untrained(TokenizerSettings("bpe"))
         library.add_special_tokens([END_TOKEN, PAD_TOKEN, *task.special_tokens()])
-        tokenizer = Tokenizer(library, end_token=END_TOKEN, pad_token=PAD_TOKEN, unknown_token=None)
+        tokenizer = Tokenizer(Files(library, END_TOKEN, PAD_TOKEN, None))
     end_id = tokenizer.end_id
     store = TokenStore.from_documents([[end_id]], end_id=end_id, vocab_size=tokenizer.vocab_size)
     task.epoch(store, tokenizer, sequence_length=settings.train.sequence_length, seed=0, epoch=0)

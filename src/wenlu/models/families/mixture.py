@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.errors import SettingsError
 from wenlu.models.config import ModelSettings
 from wenlu.models.families._files import HFConfig
 from wenlu.models.mixture import Mixture
@@ -56,11 +56,9 @@ class MixtureFamily:
 
 def _weights(values: HFConfig) -> list[float]:
     weights = values.values.get("weights")
-    if isinstance(weights, list) and weights and all(isinstance(weight, int | float) for weight in weights):
-        return [float(weight) for weight in weights]
-    raise CheckpointError(
-        "models.config_unsupported", key="weights", value=weights, supported="[0.4, 0.6]", path=values.path
-    )
+    if not (isinstance(weights, list) and weights and all(isinstance(weight, int | float) for weight in weights)):
+        values.refuse("weights", weights, "[0.4, 0.6]")
+    return [float(weight) for weight in weights]
 
 
 FAMILY = MixtureFamily()

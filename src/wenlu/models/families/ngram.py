@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wenlu.core.errors import CheckpointError, SettingsError
+from wenlu.core.errors import SettingsError
 from wenlu.models.config import ModelSettings
 from wenlu.models.families._files import HFConfig, write_model
 from wenlu.models.families._own import fill
@@ -59,22 +59,16 @@ class NGramFamily:
 
 def _sizes(values: HFConfig, order: int) -> tuple[int, ...]:
     sizes = values.values.get("num_ngrams")
-    if isinstance(sizes, list) and len(sizes) == order and all(isinstance(size, int) for size in sizes):
-        return tuple(sizes)
-    raise _unsupported(values, "num_ngrams", f"{order} integers")
+    if not (isinstance(sizes, list) and len(sizes) == order and all(isinstance(size, int) for size in sizes)):
+        values.refuse("num_ngrams", sizes, f"{order} integers")
+    return tuple(sizes)
 
 
 def _discounts(values: HFConfig, order: int) -> tuple[tuple[float, float, float], ...]:
     discounts = values.values.get("discounts")
-    if isinstance(discounts, list) and len(discounts) == order and all(map(_is_triple, discounts)):
-        return tuple((float(d1), float(d2), float(d3)) for d1, d2, d3 in discounts)
-    raise _unsupported(values, "discounts", f"{order} x 3 numbers")
-
-
-def _unsupported(values: HFConfig, key: str, supported: str) -> CheckpointError:
-    return CheckpointError(
-        "models.config_unsupported", key=key, value=values.values.get(key), supported=supported, path=values.path
-    )
+    if not (isinstance(discounts, list) and len(discounts) == order and all(map(_is_triple, discounts))):
+        values.refuse("discounts", discounts, f"{order} x 3 numbers")
+    return tuple((float(d1), float(d2), float(d3)) for d1, d2, d3 in discounts)
 
 
 def _is_triple(value: object) -> bool:
