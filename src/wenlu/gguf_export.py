@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import CheckpointError, DataError
+from wenlu.core.gguf import SUFFIX
 from wenlu.core.publication import publish_file
 from wenlu.models.build import family
 from wenlu.models.config import TransformerConfig, given
@@ -60,24 +61,27 @@ _ONLY = {  # what llama.cpp computes
 }
 
 
-def export_gguf(directory: Path, target: Path, *, type: GGUFType) -> None:
-    """Write the model of a directory, its tokenizer and its chat template into one GGUF file, whole or not at all.
+def export_gguf(where: str | Path | None, target: Path, *, type: GGUFType) -> Bundle:
+    """Write a model (see ``load_bundle``), its tokenizer and its chat template into one GGUF file, whole or not at all.
 
     Raises:
-        CheckpointError: the directory is no model, or none that llama.cpp has a place for
-            (``models.gguf_architecture``, ``models.config_unsupported``); ``models.gguf_range`` for a weight beyond
-            the type; ``data.missing_extra``.
+        CheckpointError: there is no model, or none that llama.cpp has a place for (``models.gguf_architecture``,
+            ``models.config_unsupported``); ``models.gguf_range`` for a weight beyond the type;
+            ``models.gguf_suffix``; ``data.missing_extra``.
         TokenizerError: ``tokenization.gguf_unsupported``.
         DataError: ``core.target_exists``.
         RunError: the file cannot be written.
     """
     package = import_gguf(target)
+    if target.suffix != SUFFIX:
+        raise CheckpointError("models.gguf_suffix", path=target)
     if target.exists():
         raise DataError("core.target_exists", path=target)
-    bundle = load_bundle(directory)
+    bundle = load_bundle(where)
     export = _Export.of(bundle, package)
     keys = export.keys(type) | _tokenizer_keys(bundle, export.model.config)
     publish_file(target, lambda path: export.write(path, keys, type))
+    return bundle
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,9 @@ def test_a_preset_has_the_heads_of_its_task() -> None:
 def test_nothing_of_this_name(tmp_path: Path) -> None:
     result = describe("berd")
     assert result.exit_code == 2
-    assert "berd" in result.stderr and "roberta" in result.stderr and "gpt2-small" in result.stderr
+    assert "berd" in result.stderr and "such as bert\n" in result.stderr
+    far = describe("xyz").stderr
+    assert "xyz" in far and "roberta" in far and "gpt2-small" in far
     (tmp_path / "empty").mkdir()
     assert describe("empty").exit_code == 2
     assert describe().exit_code == 2  # there is no run

@@ -411,3 +411,28 @@ def test_the_child_ends_at_what_reading_tensors_does_not_need(event: str, tmp_pa
     assert child.returncode == 77
     assert f"stopped at {event}" in child.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_misnamed_gguf_files_and_misspelt_kinds_are_named(
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tired user gives: each time one message, and nothing is left."""
+    monkeypatch.setenv("WENLU_LANG", language)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"GGUF" + bytes(60))
+    for words, said in (
+        (("describe", "model.bin"), ".gguf"),
+        (("generate", "hello", "--model", "model.bin"), ".gguf"),
+        (("parity", "model.bin", "model.bin"), ".gguf"),
+        (("export", "model.bin", "-o", "back"), ".gguf"),
+        (("export", "model.bin", "--format", "gguf", "-o", "back.gguf"), ".gguf"),
+        (("export", "model.bin", "--format", "gguf", "-o", "back.bin"), "back.bin"),
+        (("import", "model.bin", "-o", "back"), ".gguf"),
+        (("describe", "brt"), "bert"),
+    ):
+        found = wenlu(*words)
+        assert found.exit_code == 2 and found.stdout == "", words
+        [line] = found.stderr.splitlines()
+        assert said in line and "albert" not in line and ": null" not in line
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]

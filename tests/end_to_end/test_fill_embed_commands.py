@@ -129,7 +129,7 @@ def test_fill_refuses_what_it_cannot_do(chinese: None) -> None:
     assert refusal("fill", TEXT, "--top", "0", "--model", "bert") == "generation.top"
     assert refusal("fill", TEXT, "--model", "gpt2") == "models.not_masked"
     assert refusal("fill", TEXT, "--model", "bare") == "tokenization.no_mask_token"
-    assert refusal("fill", "a " * 40 + "[MASK]", "--model", "bert") == "models.too_long"
+    assert refusal("fill", "a [MASK]", "a " * 40 + "[MASK]", "--model", "bert") == "generation.masked_too_long"
     assert "wenlu generate" in wenlu("fill", TEXT, "--model", "gpt2", code=2).stderr
 
 

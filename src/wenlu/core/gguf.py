@@ -20,6 +20,7 @@ from wenlu.core.publication import storage_errors
 
 T = TypeVar("T")
 SUFFIX: Final = ".gguf"
+MAGIC: Final = b"GGUF"
 Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
 
 MAX_HEADER_BYTES = 1 << 27
@@ -132,7 +133,7 @@ def read_header(path: Path, *, vocabulary: bool = True) -> Header:
     with storage_errors(path), path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
-        if file.read(4) != b"GGUF":
+        if file.read(4) != MAGIC:
             raise CheckpointError("core.gguf_magic", path=path)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(path, data, size, vocabulary).header()

@@ -62,7 +62,7 @@ def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: i
 
     Raises:
         RequestError: the model is no masked one (see ``models.roles``); ``generation.no_mask`` for a text without one,
-            ``generation.top``; ``models.too_long`` for a text that is longer than the model.
+            ``generation.top``; ``generation.masked_too_long`` for a text that is longer than the model.
         TokenizerError: ``tokenization.no_mask_token``.
         NotFiniteError: ``generation.mask_not_finite``.
     """
@@ -74,6 +74,10 @@ def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: i
         if not one.spans:
             raise RequestError("generation.no_mask", number=number, text=one.text[:40])
     rows = [tokenizer.with_special_tokens(one.ids).ids for one in masked]
+    for number, row in enumerate(rows, start=1):
+        if encoder.max_positions is not None and len(row) > encoder.max_positions:
+            limit = encoder.max_positions
+            raise RequestError("generation.masked_too_long", number=number, tokens=len(row), limit=limit)
     known = torch.tensor(tokenizer.ids())
     best: dict[int, list[Guessed]] = {}
     for batch in in_batches(encoder, rows, tokenizer.pad_id, encoder.hidden, shown="generation.filling"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wenlu.cli import output
@@ -61,10 +62,13 @@ def find(where: str | None) -> tuple[str, Description]:
     from wenlu.models.checkpoint import load_model
     from wenlu.models.config import Head
     from wenlu.models.description import describe_kind, describe_model
+    from wenlu.models.families._files import refuse_pickle
     from wenlu.tasks._base import CorpusObjective
     from wenlu.training.preparation import create_task
     from wenlu.training.settings import RunSettings
 
+    if where is not None:
+        refuse_pickle(Path(where))
     try:
         path = resolve_model(where)
     except CheckpointError as error:
@@ -74,9 +78,7 @@ def find(where: str | None) -> tuple[str, Description]:
         return str(path), describe_model(load_model(path))
     kinds, known = plugins.names(FAMILIES), presets()
     if where not in (*kinds, *known):
-        raise CheckpointError(
-            "models.nothing_to_describe", where=where, kinds=", ".join(kinds), presets=", ".join(known)
-        )
+        raise CheckpointError("models.nothing_to_describe", where=where, near=plugins.closest(where, [*kinds, *known]))
     preset, values = (None, {"model.kind": where}) if where in kinds else (where, {})
     run = load(RunSettings, preset=preset, values=values).value
     sizes = {"vocab_size": run.tokenizer.vocab_size, "sequence_length": run.train.sequence_length}

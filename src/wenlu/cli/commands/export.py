@@ -35,10 +35,8 @@ def command(model: str | None, target_format: str, target: str, tensor_type: str
     else:
         if replace:
             raise SettingsError("exchange.replace_unused")
-        from wenlu.core.runs import resolve_model
         from wenlu.gguf_export import export_gguf
 
-        source = resolve_model(model)
-        export_gguf(source, path, type=cast(Literal["f32", "f16", "bf16", "q8_0"], tensor_type or "f16"))
+        source = export_gguf(model, path, type=cast(Literal["f32", "f16", "bf16", "q8_0"], tensor_type or "f16")).path
     record = {"model": str(source), "format": target_format, "path": target}
     output.result(record, text=text("exchange.exported", path=path))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wenlu.core.downloads import partial_downloads, refuse_pointer
 from wenlu.core.errors import CheckpointError
+from wenlu.core.gguf import MAGIC, SUFFIX
 from wenlu.core.log import notice
 from wenlu.models import gguf
 from wenlu.models.gguf import is_gguf
@@ -220,15 +221,17 @@ class Weights:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse a file that is a pickle by its name or by its first bytes, whatever its name.
+    """Refuse a file that is a pickle by its name or by its first bytes, whatever its name; and a misnamed GGUF file.
 
     Raises:
-        CheckpointError: ``models.pickle_refused``.
+        CheckpointError: ``models.pickle_refused``, ``models.gguf_suffix``.
     """
     if not path.is_file():
         return
     with path.open("rb") as file:
         start = file.read(4)
+    if start == MAGIC and path.suffix != SUFFIX:
+        raise CheckpointError("models.gguf_suffix", path=path)
     if path.suffix in PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
         raise CheckpointError("models.pickle_refused", path=path.parent, files=path.name)
 
