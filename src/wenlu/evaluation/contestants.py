@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -111,11 +110,7 @@ def run_of(model_path: Path) -> Run | None:
 
 def store_of(run: Run) -> str | None:
     """The token store that a run was trained on, as its ``data.json`` says."""
-    try:
-        record = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    store = record.get("store") if isinstance(record, dict) else None
+    store = run.data().get("store")
     return store if isinstance(store, str) else None
 
 

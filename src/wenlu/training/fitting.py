@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from torch import nn
@@ -28,21 +28,12 @@ _READ = {  # by the fit, its record and its evaluation; max_tokens by the other 
 }
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """What is needed to fit a model."""
-
-    resolved: Resolved[RunSettings]
-    store: Store
-
-
-def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Fitting:
-    """Open the corpus.
+def prepare_fitting(settings: RunSettings, *, store: Store | None = None) -> Store:
+    """Check the settings and open the corpus.
 
     Raises:
         SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules, or for ``model.start``.
     """
-    settings = resolved.value
     because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
     for table, read in _READ.items():
         keys = [field.name for field in fields(getattr(settings, table)) if field.name not in read]
@@ -52,13 +43,13 @@ def prepare_fitting(resolved: Resolved[RunSettings], *, store: Store | None = No
         raise unused_setting("model.start", settings.model.start, because=because)
     settings.model.refuse_unused(frozenset({"order"}))
     check_windows(settings, None)
-    return Fitting(resolved, store or open_store(settings))
+    return store or open_store(settings)
 
 
-def fit_run(run: Run, fitting: Fitting, evaluate: Evaluate | None) -> RunResult:
+def fit_run(run: Run, resolved: Resolved[RunSettings], store: Store, evaluate: Evaluate | None) -> RunResult:
     """Fit the model, score it, and publish it as the final model of the run."""
-    settings, store = fitting.resolved.value, fitting.store
-    run.write_settings(to_toml(fitting.resolved))
+    settings, rule = resolved.value, resolved.value.evaluate
+    run.write_settings(to_toml(resolved))
     run.write_status(state="running", step=0, **describe_process(settings))
     run.write_data(describe_data(store))
     run.cut_log(-1)
@@ -67,15 +58,8 @@ def fit_run(run: Run, fitting: Fitting, evaluate: Evaluate | None) -> RunResult:
     seconds = time.perf_counter() - started
     run.append_log({"event": "fit", "step": 1, "tokens": store.train.num_tokens, "seconds": seconds})
     if evaluate is not None and store.validation.num_tokens:
-        scores = dict(
-            evaluate(
-                model,
-                store.validation,
-                settings.evaluate,
-                context=settings.evaluate.context or settings.train.sequence_length,
-                max_tokens=settings.evaluate.final_max_tokens,
-            )
-        )
+        context = rule.context or settings.train.sequence_length
+        scores = dict(evaluate(model, store.validation, rule, context=context, max_tokens=rule.final_max_tokens))
         run.append_log({"event": "final_evaluation", "step": 1, **scores})
         run.write_status(evaluation=scores)
     final = run.path / "final"

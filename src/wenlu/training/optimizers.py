@@ -109,14 +109,9 @@ class Optimizer:
             groups["matrix"] = [parameter for parameter in groups.get("matrix", []) if parameter.ndim != 2]
             if matrices:
                 group = {"params": matrices, "lr": settings.learning_rate, "peak": settings.learning_rate}
-                self._parts.append(
-                    Muon(
-                        [group],
-                        weight_decay=settings.weight_decay,
-                        newton_schulz_steps=settings.newton_schulz_steps,
-                        dtype=newton_schulz_dtype,
-                    )
-                )
+                decay, steps = settings.weight_decay, settings.newton_schulz_steps
+                muon = Muon([group], weight_decay=decay, newton_schulz_steps=steps, dtype=newton_schulz_dtype)
+                self._parts.append(muon)
         described = [_group(settings, role, groups[role]) for role in sorted(adam_roles) if groups[role]]
         if described:
             kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
@@ -147,7 +142,7 @@ class Optimizer:
         """The state by ``<parameter name>/<state name>``: what a checkpoint keeps."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            for key, value in self._state_of(parameter).items():
+            for key, value in self._part_of(parameter).state.get(parameter, {}).items():
                 found[f"{name}/{key}"] = value.detach()
         return found
 
@@ -162,15 +157,10 @@ class Optimizer:
             parameter = self.parameters.get(name)
             if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
                 raise CheckpointError("training.optimizer_state", tensor=full_name, shape=tuple(tensor.shape))
-            part = next(part for part in self._parts if _holds(part, parameter))
-            part.state[parameter][key] = own_memory(tensor, parameter.device)
+            self._part_of(parameter).state[parameter][key] = own_memory(tensor, parameter.device)
 
-    def _state_of(self, parameter: nn.Parameter) -> Mapping[str, Tensor]:
-        for part in self._parts:
-            if _holds(part, parameter):
-                found: Mapping[str, Tensor] = part.state.get(parameter, {})
-                return found
-        return {}
+    def _part_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return next(part for part in self._parts if _holds(part, parameter))
 
 
 def own_memory(tensor: Tensor, device: torch.device) -> Tensor:

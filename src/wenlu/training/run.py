@@ -76,10 +76,10 @@ def train_run(
     refuse_unread_by_store(resolved)
     resolved = absolute_paths(resolved)
     if resolved.value.model.kind in FITTED_KINDS:
-        fitting = prepare_fitting(resolved, store=store)
+        corpus = prepare_fitting(resolved.value, store=store)
         run = Run.create(path)
         with run.lock(), _recorded(run):
-            return fit_run(run, fitting, evaluate)
+            return fit_run(run, resolved, corpus, evaluate)
     if store is not None:
         refuse_other_tokenizer(resolved.value, store.tokenizer)
     prepared = prepare(resolved, store=store)
@@ -123,7 +123,7 @@ def resume_run(
         resolved = read_settings(run, overrides, allow_inexact=allow_inexact)
         with _recorded(run):
             if resolved.value.model.kind in FITTED_KINDS:
-                return fit_run(run, prepare_fitting(resolved, store=store), evaluate)
+                return fit_run(run, resolved, prepare_fitting(resolved.value, store=store), evaluate)
             checkpoint = run.newest_checkpoint()
             prepared = prepare_again(run, resolved, checkpoint, store=store)
             with compiler_errors(), machine(prepared.settings.train):
@@ -393,15 +393,10 @@ class Consumer:
             self.run.write_best(checkpoint, step=self.best_step, loss=self.best_loss)
 
     def _write_model(self, directory: Path, step: int) -> None:
-        data = self.prepared.store.train.fingerprint
-        provenance: dict[str, str | int | float] = {"run": self.run.path.resolve().name, "step": step, "data": data}
-        save_bundle(
-            directory,
-            model=self.prepared.model,
-            tokenizer=self.prepared.store.tokenizer,
-            task=self.settings.task.name,
-            provenance=provenance,
-        )
+        store, name = self.prepared.store, self.run.path.resolve().name
+        told: dict[str, str | int | float] = {"run": name, "step": step, "data": store.train.fingerprint}
+        task, model = self.settings.task.name, self.prepared.model
+        save_bundle(directory, model=model, tokenizer=store.tokenizer, task=task, provenance=told)
 
     def _stopped(self) -> RunResult:
         assert self.stop.signal is not None
