@@ -104,9 +104,8 @@ class _Localized(click.Command):
         ctx.allow_extra_args = True
         rest = super().parse_args(ctx, args)
         if rest and not isinstance(self, click.Group):
-            raise SettingsError(
-                "cli.extra_arguments", command=ctx.command_path, words=" ".join(map(repr, rest)), count=len(rest)
-            )
+            words = " ".join(map(repr, rest))
+            raise SettingsError("cli.extra_arguments", command=ctx.command_path, words=words, count=len(rest))
         return rest
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -150,13 +149,8 @@ class LazyGroup(_Localized, click.Group):
         """The command named by the first word, or an error that names the nearest verb."""
         command = self.get_command(ctx, args[0])
         if command is None:
-            known = list(self.table)
-            raise SettingsError(
-                "cli.unknown_verb",
-                verb=args[0],
-                command=ctx.command_path,
-                suggestion=closest(args[0], known),
-            )
+            near = closest(args[0], list(self.table))
+            raise SettingsError("cli.unknown_verb", verb=args[0], command=ctx.command_path, suggestion=near)
         return args[0], command, args[1:]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -226,9 +220,8 @@ def usage_error(error: click.ClickException) -> WenluError:
     where = context.command_path if isinstance(context, click.Context) else "wenlu"
     if isinstance(error, click.NoSuchOption):
         known = [name for param in context.command.params for name in param.opts] if context else []
-        return SettingsError(
-            "cli.unknown_option", command=where, option=error.option_name, suggestion=closest(error.option_name, known)
-        )
+        near = closest(error.option_name, known)
+        return SettingsError("cli.unknown_option", command=where, option=error.option_name, suggestion=near)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         missing = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
         return SettingsError("cli.missing_parameter", command=where, name=missing)

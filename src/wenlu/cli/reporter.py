@@ -66,18 +66,8 @@ class Reporter(logging.Handler):
         else:
             self.shown[key] = now
         if self.json_output:
-            self.write_json(
-                {
-                    "level": "progress",
-                    "id": progress.id,
-                    "done": progress.done,
-                    "total": progress.total,
-                    "unit": progress.unit,
-                    "detail": progress.detail,
-                    "finished": progress.finished,
-                    "seconds": round(now - progress.started, 3),
-                }
-            )
+            told = {name: getattr(progress, name) for name in ("id", "done", "total", "unit", "detail", "finished")}
+            self.write_json({"level": "progress", **told, "seconds": round(now - progress.started, 3)})
         else:
             print(f"{progress} [{now - progress.started:.1f} s]", file=sys.stderr, flush=True)
 

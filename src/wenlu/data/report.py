@@ -93,14 +93,16 @@ class Report:
         if len(account.examples) < EXAMPLES_KEPT:
             account.examples.append(path)
 
+    def happened(self) -> dict[str, list[tuple[str, Tally]]]:
+        """What was dropped, what was changed, and what looks suspicious, each by its reason."""
+        return {what: sorted(getattr(self, what).items()) for what in ("dropped", "changed", "suspicious")}
+
     def as_record(self) -> dict[str, object]:
         """The account as ``data.json`` holds it."""
         return {
             "read": {"documents": self.documents, "characters": self.characters, "bytes": self.bytes},
             "kept": asdict(self.kept),
-            "dropped": {reason: asdict(tally) for reason, tally in sorted(self.dropped.items())},
-            "changed": {reason: asdict(tally) for reason, tally in sorted(self.changed.items())},
-            "suspicious": {reason: asdict(tally) for reason, tally in sorted(self.suspicious.items())},
+            **{what: {reason: asdict(tally) for reason, tally in tallies} for what, tallies in self.happened().items()},
             "cut": {"too_long": {"documents": self.cut_documents, "parts": self.cut_parts}},
             "skipped_files": {reason: asdict(account) for reason, account in sorted(self.skipped.items())},
             "files": [asdict(account) for account in self.files],

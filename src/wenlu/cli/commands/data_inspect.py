@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from wenlu.core.messages import text
 
 if TYPE_CHECKING:
     from wenlu.data.inspection import Inspection
-    from wenlu.data.report import Tally
     from wenlu.data.store import Store
 
 
@@ -60,13 +59,8 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     ]
     for name, tally in sorted(found.languages.items(), key=lambda entry: -entry[1].characters):
         rows.append((text("data.language_share", name=name), amount(tally.documents, tally.characters)))
-    happened: list[tuple[str, Iterable[tuple[str, Tally]]]] = [
-        ("dropped", report.dropped.items()),
-        ("changed", report.changed.items()),
-        ("suspicious", report.suspicious.items()),
-    ]
-    for what, tallies in happened:
-        for reason, tally in sorted(tallies):
+    for what, tallies in report.happened().items():
+        for reason, tally in tallies:
             label = text(f"data.{what}_because", reason=text(f"data.reason_{reason}"))
             rows.append((label, amount(tally.documents, tally.characters)))
     if report.cut_documents:
