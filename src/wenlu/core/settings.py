@@ -94,11 +94,7 @@ def load(
 
 
 def _gather(
-    cls: type,
-    preset: str | None,
-    file: Path | None,
-    overrides: Sequence[str],
-    values: Mapping[str, object] | None,
+    cls: type, preset: str | None, file: Path | None, overrides: Sequence[str], values: Mapping[str, object] | None
 ) -> tuple[dict[str, object], dict[str, str]]:
     """All sources laid over each other, and where each key came from."""
     merged: dict[str, object] = {}

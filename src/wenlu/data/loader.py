@@ -123,9 +123,5 @@ class Loader:
         if self.layout == "packed":
             return PackedWindows(self.store, sequence_length=self.sequence_length, seed=self.seed, epoch=epoch)
         return StreamWindows(
-            self.store,
-            sequence_length=self.sequence_length,
-            num_tracks=self.batch_size,
-            seed=self.seed,
-            epoch=epoch,
+            self.store, sequence_length=self.sequence_length, num_tracks=self.batch_size, seed=self.seed, epoch=epoch
         )

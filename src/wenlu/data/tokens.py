@@ -124,12 +124,7 @@ def prepared_store(
     if isinstance(found, Store):
         return found
     return build_store(
-        found,
-        settings,
-        tokenizer=tokenizer,
-        tokenizer_settings=tokenizer_settings,
-        replace=True,
-        in_cache=True,
+        found, settings, tokenizer=tokenizer, tokenizer_settings=tokenizer_settings, replace=True, in_cache=True
     )
 
 

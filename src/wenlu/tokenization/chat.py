@@ -85,11 +85,7 @@ def encode_chat(
 
 
 def render_chat(
-    template: str,
-    messages: Sequence[Message],
-    *,
-    special_tokens: Mapping[str, str],
-    add_generation_prompt: bool = True,
+    template: str, messages: Sequence[Message], *, special_tokens: Mapping[str, str], add_generation_prompt: bool = True
 ) -> str:
     """What a template writes, as ``apply_chat_template`` of transformers does; within bounds of work and memory.
 

@@ -54,10 +54,7 @@ def _rows(report: Imported) -> list[tuple[str, str]]:
         "converted_left": names(report.converted_left),
         "config": names(report.config_used),
         "tokenizer": text(
-            "exchange.tokenizer",
-            file=report.tokenizer_file,
-            kind=report.tokenizer_kind,
-            size=report.vocab_size,
+            "exchange.tokenizer", file=report.tokenizer_file, kind=report.tokenizer_kind, size=report.vocab_size
         ),
         "chat": text("exchange.chat_kept") if report.chat_template else "",
         "generation": names([f"{name}={value}" for name, value in report.generation.items()]),

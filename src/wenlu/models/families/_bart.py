@@ -18,11 +18,7 @@ from wenlu.models.config import (
 )
 from wenlu.models.families._bert import ACTIVATIONS
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import (
-    TransformerFamily,
-    read_ids,
-    table,
-)
+from wenlu.models.families._transformer import TransformerFamily, read_ids, table
 
 STACK = """
     model.{s}.layers.{}.self_attn.q_proj             -> {s}.layers.{}.self_attention.q

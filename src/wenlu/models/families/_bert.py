@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from wenlu.models.config import Activation, Head, ModelSettings, OuterNorm, StackConfig, TransformerConfig, given
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import (
-    TransformerFamily,
-    read_ids,
-)
+from wenlu.models.families._transformer import TransformerFamily, read_ids
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",

@@ -18,14 +18,7 @@ from wenlu.models.config import (
     given,
 )
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import (
-    COMMON,
-    Architectures,
-    Entry,
-    TransformerFamily,
-    read_ids,
-    table,
-)
+from wenlu.models.families._transformer import COMMON, Architectures, Entry, TransformerFamily, read_ids, table
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 ATTENTION_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o"})

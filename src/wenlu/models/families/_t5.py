@@ -14,13 +14,7 @@ from wenlu.models.config import (
     given,
 )
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import (
-    COMMON,
-    Entry,
-    TransformerFamily,
-    read_ids,
-    table,
-)
+from wenlu.models.families._transformer import COMMON, Entry, TransformerFamily, read_ids, table
 
 PROJECTIONS: dict[str, tuple[FeedForwardKind, Activation]] = {
     "relu": ("dense", "relu"),
