@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tiny_sentencepiece import model as sentencepiece_model
 from tiny_tokenizers import tiny
 from wenlu.bundle import save_bundle
 from wenlu.core.gguf import TYPES
@@ -84,6 +86,18 @@ def directory(path: Path, kind: str, *, tokenizer: Tokenizer | None = None, **ch
     path.mkdir()
     save_bundle(path, model=model, tokenizer=chosen)
     return model
+
+
+def sentencepiece_directory(folder: Path, family: str) -> Tokenizer:
+    """``model``, a Llama with the tokenizer of a small SentencePiece model."""
+    (folder / "words").mkdir()
+    (folder / "words" / "tokenizer.model").write_bytes(sentencepiece_model(family))
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config |= {"add_bos_token": True, "add_eos_token": family == "gemma"}
+    (folder / "words" / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = Tokenizer.load(folder / "words")
+    directory(folder / "model", "llama", tokenizer=tokenizer)
+    return tokenizer
 
 
 def gguf_file(folder: Path, kind: str, type: GGUFType = "f32") -> tuple[Path, Transformer]:

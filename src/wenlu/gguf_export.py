@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from wenlu.bundle import Bundle, load_bundle
-from wenlu.core.errors import CheckpointError, DataError
+from wenlu.core.errors import CheckpointError, DataError, TokenizerError
 from wenlu.core.gguf import SUFFIX
 from wenlu.core.publication import publish_file
 from wenlu.models.build import family
@@ -68,7 +68,7 @@ def export_gguf(where: str | Path | None, target: Path, *, type: GGUFType) -> Bu
         CheckpointError: there is no model, or none that llama.cpp has a place for (``models.gguf_architecture``,
             ``models.config_unsupported``); ``models.gguf_range`` for a weight beyond the type;
             ``models.gguf_suffix``; ``data.missing_extra``.
-        TokenizerError: ``tokenization.gguf_unsupported``.
+        TokenizerError: ``tokenization.gguf_unsupported``, ``tokenization.gguf_template``.
         DataError: ``core.target_exists``.
         RunError: the file cannot be written.
     """
@@ -186,13 +186,19 @@ def _tokenizer_keys(bundle: Bundle, config: TransformerConfig) -> dict[str, obje
     """What the file says of the tokenizer: its tokens, the ids of its special ones, its chat template."""
     tokenizer = bundle.tokenizer
     described = describe(json.loads(tokenizer.serialized), size=config.vocab_size, where=bundle.path)
-    start = given(tokenizer.start_id, config.start_token_id)
+    start, around = given(tokenizer.start_id, config.start_token_id), tokenizer.with_special_tokens([]).ids
+    begins = bool(around) and around[0] == start
+    ends = around[begins:] == [tokenizer.end_id]
+    if around[begins:] and not ends:
+        found = " ".join(map(tokenizer.token, around))
+        raise TokenizerError("tokenization.gguf_template", path=bundle.path, found=found)
     roles = {
         "bos_token_id": start,
         "eos_token_id": tokenizer.end_id,
         "padding_token_id": tokenizer.pad_id,
         "unknown_token_id": tokenizer.unknown_id,
-        "add_bos_token": start is not None and tokenizer.with_special_tokens([]).ids[:1] == [start],
+        "add_bos_token": begins,
+        "add_eos_token": ends,
     }
     named = described | {key: value for key, value in roles.items() if value is not None}
     keys = {f"tokenizer.ggml.{key}": value for key, value in named.items()}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from gguf_models import gguf_file
+from gguf_models import gguf_file, sentencepiece_directory
 from llama_cpp import ask, needs_llama_cpp
 from tiny_sentencepiece import lines
 from wenlu.bundle import load_bundle, save_bundle
@@ -71,6 +71,14 @@ def test_logits_of_random_models(kind: str, program: Path, tmp_path: Path) -> No
     error = (torch.tensor(answer.logits) - expected).abs().max() / expected.abs().max()
     assert answer.prompt == Tokenizer.load(path).encode(TEXT * 3) and len(answer.prompt) > 64  # beyond Llama 3's
     assert error <= TOLERANCE.get(kind, 1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_sentencepiece_cuts_the_guides_into_the_same_ids(family: str, program: Path, tmp_path: Path) -> None:
+    tokenizer, target = sentencepiece_directory(tmp_path, family), tmp_path / "model.gguf"
+    export_gguf(tmp_path / "model", target, type="f32")
+    for text in (TEXT, " x", "😀\n\n<b>", "\n".join(lines("en")[:200]), "\n".join(lines("zh")[:200])):
+        assert ask(program, target, text, num_tokens=0).prompt == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("type", ROUNDED)

@@ -6,6 +6,7 @@ measured against the model before it was written.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 import torch
 import transformers
 
-from gguf_models import KINDS, directory, gguf_file, in_blocks, rewrite
+from gguf_models import KINDS, SPARE, directory, gguf_file, in_blocks, rewrite, sentencepiece_directory
+from tiny_sentencepiece import lines
 from tiny_sentencepiece import model as sentencepiece_model
 from tiny_tokenizers import SENTENCES
 from wenlu.bundle import load_bundle
+from wenlu.core.errors import TokenizerError
 from wenlu.core.gguf import TYPES, read_header
 from wenlu.gguf_export import GGUFType, export_gguf
 from wenlu.models.checkpoint import load_model
@@ -158,6 +161,49 @@ def test_sentencepiece_ids_are_those_of_transformers_and_of_sentencepiece(tmp_pa
     assert_same_ids(tmp_path / "spm.gguf", [text for text in TEXTS if not text.startswith(" ")])
     assert tokenizer.with_special_tokens(tokenizer.encode("x")).ids[0] == 1 == tokenizer.start_id
     assert tokenizer.chat_template == "{{ bos_token }}{{ messages[0]['content'] }}"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_sentencepiece_is_written_and_read_with_the_same_ids(family: str, tmp_path: Path) -> None:
+    """Byte tokens, tokens of a user, and spaces at the beginning (Gemma: none is put there), in both languages."""
+    ours = sentencepiece_directory(tmp_path, family)
+    target = tmp_path / "model.gguf"
+    export_gguf(tmp_path / "model", target, type="f32")
+    again = Tokenizer.load(target)
+    texts = [*TEXTS, "😀 <b>bold</b>\n\n\t", "<s>no control</s>", *lines("en")[:80], *lines("zh")[:80]]
+    for text in texts:
+        assert again.encode(text) == ours.encode(text), text
+        assert again.decode(again.encode(text)) == ours.decode(ours.encode(text)), text
+    for one, other in ((again, ours), (load_bundle(target).tokenizer, ours)):
+        assert one.with_special_tokens(one.encode("x")) == other.with_special_tokens(other.encode("x"))
+        assert (one.start_id, one.end_id, one.pad_id, one.unknown_id) == (
+            other.start_id, other.end_id, other.pad_id, other.unknown_id
+        )  # fmt: skip
+    if family == "llama":
+        assert_same_ids(target, [text for text in TEXTS if not text.startswith(" ")])
+    kinds = read_header(target).integers("tokenizer.ggml.token_type")
+    assert (kinds.count(2), kinds.count(6), kinds[-SPARE:]) == (1, 256, [5] * SPARE)
+    export_gguf(target, tmp_path / "again.gguf", type="f32")
+    assert (tmp_path / "again.gguf").read_bytes() == target.read_bytes()
+
+
+def test_sentencepiece_that_scores_cannot_tell_is_refused(tmp_path: Path) -> None:
+    """A merge is missing that the scores of the pieces would allow; another normalization; other special tokens."""
+    sentencepiece_directory(tmp_path, "llama")
+    path = tmp_path / "model" / "tokenizer.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    model = whole["model"]
+    for changed in (
+        {"model": model | {"merges": model["merges"][1:]}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, *whole["normalizer"]["normalizers"]]}},
+        {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
+        {"post_processor": json.loads(json.dumps(whole["post_processor"]).replace('"ids": [1]', '"ids": [0]'))},
+    ):
+        path.write_text(json.dumps(whole | changed), encoding="utf-8")
+        with pytest.raises(TokenizerError) as error:
+            export_gguf(tmp_path / "model", tmp_path / "x.gguf", type="f32")
+        assert error.value.id == f"tokenization.gguf_{'template' if 'post_processor' in changed else 'unsupported'}"
+        assert not (tmp_path / "x.gguf").exists()
 
 
 def assert_same_ids(path: Path, texts: list[str] | tuple[str, ...]) -> None:

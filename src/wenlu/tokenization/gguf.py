@@ -7,9 +7,10 @@ rules are known to be the same. ``default`` and no name mean GPT-2's rules, as t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -18,6 +19,7 @@ from wenlu.core.gguf import Header, read_header
 from wenlu.tokenization import sentencepiece_files
 from wenlu.tokenization.hf import Files, add_template
 from wenlu.tokenization.kinds import QWEN2_PATTERN
+from wenlu.tokenization.special import UNREACHABLE
 
 LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 GPT2, LLAMA3, QWEN2, SMOLLM = "gpt-2", "llama-bpe", "qwen2", "smollm"
@@ -28,7 +30,8 @@ _SAME_RULES: Final = {
     SMOLLM: ("smollm", "starcoder", "refact", "command-r", "codeshell"),
 }
 _WHOLE_WORDS = LLAMA3  # its words that are tokens are taken whole, whatever the merges say
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # the kinds of tokens in a file
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # the kinds of tokens in a file
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _ROLES = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
@@ -78,32 +81,60 @@ def read(path: Path) -> Files:
 def describe(description: Mapping[str, object], *, size: int, where: Path) -> dict[str, object]:
     """The keys ``tokenizer.ggml.*`` of a tokenizer (tokenizer.json, parsed) for a model with ``size`` embeddings.
 
-    A byte-level BPE only, with rules that llama.cpp knows; its normalization, NFC at most, is not part of a file.
+    A byte-level BPE with rules that llama.cpp knows, whose normalization, NFC at most, is not part of a file; or
+    SentencePiece's BPE.
 
     Raises:
         TokenizerError: ``gguf_unsupported``.
     """
-    model = cast(dict[str, object], description["model"])
+    model = cast(dict[str, Any], description["model"])
     normalizer = cast("dict[str, object] | None", description["normalizer"])
     rules = _plain(description["pre_tokenizer"])
     name = next((name for name in _SAME_RULES if _plain(_described(name)) == rules), None)
-    if model["type"] != "BPE" or name is None or (normalizer and normalizer["type"] != "NFC"):
-        found = f"{model['type']}, {json.dumps(rules, ensure_ascii=False)[:200]}"
-        raise TokenizerError("tokenization.gguf_unsupported", path=where, found=found, known=", ".join(_SAME_RULES))
     tokens, kinds = [f"[PAD{id}]" for id in range(size)], [_UNUSED] * size
-    for token, id in cast(dict[str, int], model["vocab"]).items():
-        tokens[id], kinds[id] = token, _NORMAL
-    for added in cast(list[dict[str, object]], description["added_tokens"]):
-        id = cast(int, added["id"])
-        tokens[id], kinds[id] = str(added["content"]), _CONTROL if added["special"] else _USER_DEFINED
-    merges = cast(Sequence[object], model["merges"])
-    return {
-        "model": "gpt2",
-        "pre": name,
-        "tokens": tokens,
-        "token_type": kinds,
-        "merges": [merge if isinstance(merge, str) else " ".join(cast(Sequence[str], merge)) for merge in merges],
-    }
+    if model["type"] == "BPE":
+        for token, id in model["vocab"].items():
+            if not token.startswith(UNREACHABLE):
+                tokens[id], kinds[id] = token, _NORMAL
+        for added in cast(list[dict[str, Any]], description["added_tokens"]):
+            tokens[added["id"]], kinds[added["id"]] = added["content"], _CONTROL if added["special"] else _USER_DEFINED
+        merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]]
+        if name is not None and (not normalizer or normalizer["type"] == "NFC"):
+            written = [" ".join(merge) for merge in merges]
+            return {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": kinds, "merges": written}
+        if model["byte_fallback"] and (scored := _by_scores(description, merges, tokens, kinds)) is not None:
+            return scored
+    found = f"{model['type']}, {json.dumps(rules, ensure_ascii=False)[:200]}"
+    known = ", ".join([*_SAME_RULES, "llama (SentencePiece)"])
+    raise TokenizerError("tokenization.gguf_unsupported", path=where, found=found, known=known)
+
+
+def _by_scores(
+    description: Mapping[str, object], merges: list[list[str]], tokens: list[str], kinds: list[int]
+) -> dict[str, object] | None:
+    """The keys of SentencePiece's BPE, whose merges are told by the scores of their results; None where they are not.
+
+    Then these keys would be read as another tokenizer. Scores of other pieces are never looked at.
+    """
+    model = cast(dict[str, Any], description["model"])
+    if model["unk_token"] not in tokens:
+        return None
+    kinds = [
+        _BYTE if kind == _NORMAL and _BYTE_PIECE.fullmatch(token) else kind
+        for token, kind in zip(tokens, kinds, strict=True)
+    ]
+    kinds[tokens.index(model["unk_token"])] = _UNKNOWN
+    ranks = {piece: rank for rank, piece in enumerate(dict.fromkeys(map("".join, merges)))}
+    scores = [-float(ranks.get(token, len(ranks) + id)) for id, token in enumerate(tokens)]
+    begins = '"Prepend"' in json.dumps(description["normalizer"])
+    again = json.loads(_from_pieces(Path(), tokens, scores, kinds, begins=begins).to_str())
+    same = all(again["model"][key] == model[key] for key in ("unk_token", "fuse_unk", "ignore_merges"))
+    same = same and [list(merge) for merge in again["model"]["merges"]] == merges
+    same = same and all(again[key] == description[key] for key in ("normalizer", "decoder"))
+    if not same or description["pre_tokenizer"] not in (None, again["pre_tokenizer"]):
+        return None
+    named = {"tokens": tokens, "scores": scores, "token_type": kinds}
+    return {"model": "llama", "pre": "default", "add_space_prefix": begins, **named}
 
 
 def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
@@ -128,17 +159,17 @@ def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenize
 
 
 def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
+    begins = header.boolean("tokenizer.ggml.add_space_prefix", default=True)
+    return _from_pieces(header.path, tokens, header.numbers("tokenizer.ggml.scores"), kinds, begins=begins)
+
+
+def _from_pieces(
+    path: Path, tokens: list[str], scores: Sequence[float], kinds: list[int], *, begins: bool
+) -> Tokenizer:
     """SentencePiece's BPE, whose merges follow from the scores."""
-    scores = header.numbers("tokenizer.ggml.scores")
     pieces = [sentencepiece_files.Piece(*piece) for piece in zip(tokens, scores, kinds, strict=True)]
     model = sentencepiece_files.Model(
-        header.path,
-        pieces,
-        unigram=False,
-        byte_fallback="<0x00>" in tokens,
-        charsmap=b"",
-        collapses=False,
-        begins=header.boolean("tokenizer.ggml.add_space_prefix", default=True),
+        path, pieces, unigram=False, byte_fallback="<0x00>" in tokens, charsmap=b"", collapses=False, begins=begins
     )
     return sentencepiece_files.build(model, "llama", {})
 
