@@ -20,9 +20,8 @@ def text_argument(given: str) -> str:
     try:
         read = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(
-            "generation.input_not_utf8", position=error.start, found=f"0x{raw[error.start]:02X}"
-        ) from error
+        found = f"0x{raw[error.start]:02X}"
+        raise RequestError("generation.input_not_utf8", position=error.start, found=found) from error
     return read.removesuffix("\n").removesuffix("\r")
 
 

@@ -303,14 +303,8 @@ def _verify_file(path: Path, expected: FileRecord, *, strict: bool) -> None:
     if not strict and path.suffix in TEXT_SUFFIXES:
         warn("core.file_edited", path=path, expected=expected.sha256, found=found.sha256)
         return
-    raise CheckpointError(
-        "core.digest_mismatch",
-        path=path,
-        expected=expected.sha256,
-        expected_bytes=expected.bytes,
-        found=found.sha256,
-        found_bytes=found.bytes,
-    )
+    sizes = {"expected_bytes": expected.bytes, "found_bytes": found.bytes}
+    raise CheckpointError("core.digest_mismatch", path=path, expected=expected.sha256, found=found.sha256, **sizes)
 
 
 def _relative_files(directory: Path) -> list[str]:

@@ -81,13 +81,9 @@ def extract(archive: Path, target: Path, patterns: Sequence[str], *, limits: Lim
 def why_unsafe(name: str, *, longest: int = 255) -> str | None:
     """Why a name inside an archive must not become a path, as an id of ``[text.fetch]``; None when it may."""
     parts = name.removesuffix("/").split("/")
-    if not name or any(part in ("", ".", "..") for part in parts):
+    if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in name:
         return "fetch.unsafe_escape"
-    if "\\" in name or ":" in name:
-        return "fetch.unsafe_escape"
-    if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in name):
-        return "fetch.unsafe_control"
-    if any(0xD800 <= ord(character) < 0xE000 for character in name):
+    if any(code < 32 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 for code in map(ord, name)):
         return "fetch.unsafe_control"
     if any(len(part.encode("utf-8")) > longest for part in parts) or len(name.encode("utf-8")) > 4 * longest:
         return "fetch.unsafe_long"
@@ -156,9 +152,8 @@ def _write(
     """Write one file and return its size; the sizes in the directory are only a first bound."""
     ratio = entry.file_size / max(entry.compress_size, 1)
     if entry.file_size > limits.ratio_free_bytes and ratio > limits.ratio:
-        raise DataError(
-            "fetch.archive_ratio", path=archive, name=entry.filename, ratio=round(ratio), limit=limits.ratio
-        )
+        most = {"ratio": round(ratio), "limit": limits.ratio}
+        raise DataError("fetch.archive_ratio", path=archive, name=entry.filename, **most)
     if entry.file_size > remaining:
         raise _too_large(archive, entry.filename, entry.file_size, remaining)
     total = 0

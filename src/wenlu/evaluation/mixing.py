@@ -30,7 +30,6 @@ class FittedWeights:
     component_losses: tuple[float, ...]
     loss: float
     tokens: int
-    rounds: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def fit_weights(log_probs: Sequence[NDArray[np.float32]]) -> FittedWeights:
     highest_N = logs_MN.max(axis=0)
     scaled_MN = np.exp(logs_MN - highest_N)
     weights_M = np.full(components, 1 / components)
-    for rounds in range(1, MAX_ROUNDS + 1):  # noqa: B007  # its last value is reported
+    for _ in range(MAX_ROUNDS):
         mixed_N = weights_M @ scaled_MN
         updated_M = weights_M * (scaled_MN / mixed_N).mean(axis=1)
         updated_M /= updated_M.sum()
@@ -84,10 +83,5 @@ def fit_weights(log_probs: Sequence[NDArray[np.float32]]) -> FittedWeights:
         if change < TOLERANCE:
             break
     loss = -float((np.log(weights_M @ scaled_MN) + highest_N).mean())
-    return FittedWeights(
-        weights=tuple(weights_M.tolist()),
-        component_losses=tuple((-logs_MN.mean(axis=1)).tolist()),
-        loss=loss,
-        tokens=tokens,
-        rounds=rounds,
-    )
+    losses = tuple((-logs_MN.mean(axis=1)).tolist())
+    return FittedWeights(tuple(weights_M.tolist()), component_losses=losses, loss=loss, tokens=tokens)

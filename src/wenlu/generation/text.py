@@ -106,7 +106,7 @@ def stream_text(
     """
     ends = frozenset(settings.end_token_ids or (tokenizer.end_id,))
     beyond = range(tokenizer.vocab_size, model.vocab_size)
-    texts = [_Text(tokenizer, prompt.ids, settings, ends) for _ in range(settings.num_sequences)]
+    texts = [_Text(tokenizer, prompt.ids, settings) for _ in range(settings.num_sequences)]
     steps = stream(
         model,
         prompt.ids,
@@ -146,7 +146,6 @@ class _Text:
     tokenizer: Tokenizer
     prompt_ids: Sequence[int]
     settings: GenerationSettings
-    ends: frozenset[int]
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 

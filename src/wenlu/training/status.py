@@ -28,9 +28,7 @@ def describe_process(settings: RunSettings) -> dict[str, object]:
         "device": f"{describe_device(device)}, {settings.train.threads} threads, {settings.train.precision}",
         "pid": os.getpid(),
         "started": time.time(),
-        "ended": None,
-        "signal": None,
-        "error": None,
+        **dict.fromkeys(("ended", "signal", "error")),
     }
 
 

@@ -222,19 +222,14 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
         narrow = b"\0" not in head and (head.isascii() or _are_utf8(head))
         raise DataError("data.undecodable", path=source, likely="utf-8" if narrow else f"{name}-le", **values)
     if b"\0" in head and not name.startswith(("utf-16", "utf-32")):
+        offset = head.index(0)
+        line = head[:offset].count(b"\n") + 1
         ascii_alone = head.isascii() and head.count(0) < len(head) / 4  # in UTF-16 every second byte would be 0
         likely = None if ascii_alone else _likely(head, _WIDE)
         if likely is not None:
-            raise DataError(
-                "data.undecodable",
-                path=source,
-                line=head[: head.index(0)].count(b"\n") + 1,
-                offset=head.index(0),
-                bytes="00",
-                encoding=settings.encoding,
-                likely=likely,
-            )
-        raise DataError("data.binary_file", path=source, line=head[: head.index(0)].count(b"\n") + 1, kind="NUL (00)")
+            found = {"bytes": "00", "encoding": settings.encoding, "likely": likely}
+            raise DataError("data.undecodable", path=source, line=line, offset=offset, **found)
+        raise DataError("data.binary_file", path=source, line=line, kind="NUL (00)")
     return settings.encoding
 
 

@@ -29,10 +29,8 @@ def fill(model: nn.Module, directory: Path, *, dtype: torch.dtype) -> None:
         for name, expected in own.items():
             tensor = weights.read(name)
             if tensor.shape != expected.shape:
-                raise CheckpointError(
-                    "models.tensor_shape",
-                    name=name, path=directory, found=tuple(tensor.shape), expected=tuple(expected.shape),
-                )  # fmt: skip
+                shapes = {"found": tuple(tensor.shape), "expected": tuple(expected.shape)}
+                raise CheckpointError("models.tensor_shape", name=name, path=directory, **shapes)
             state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     model.load_state_dict(state, assign=True)
     for parameter in model.parameters():

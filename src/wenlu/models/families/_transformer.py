@@ -214,9 +214,7 @@ class TransformerFamily(ABC):
         tensors = {theirs: entry.save([p.detach().float() for p in ours.values()]) for theirs, entry, ours in rows}
         if self.untied_copies and not model.config.tie_embeddings:
             tensors |= {copy: tensors[name].clone() for copy, name in self.copies if name in tensors}
-        write_model(
-            directory, {"model_type": self.model_type, "dtype": "float32", **self.written(model.config)}, tensors
-        )
+        write_model(directory, self.written(model.config), tensors)
         return True
 
     def written(self, config: TransformerConfig) -> dict[str, object]:
@@ -227,7 +225,8 @@ class TransformerFamily(ABC):
         fitting = [name for name, heads in self.architectures.items() if heads <= config.heads]
         of = self.architectures
         best = max(fitting, key=lambda name: ("token" in of[name], len(of[name])), default=None)
-        hf = {"architectures": best and [best], **self.to_hf(config)}
+        known = {"model_type": self.model_type, "dtype": "float32", "architectures": best and [best]}
+        hf = {**known, **self.to_hf(config)}
         if config.labels:
             hf["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
             hf["label2id"] = {label: number for number, label in enumerate(config.labels)}
