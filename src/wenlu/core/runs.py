@@ -13,6 +13,7 @@ There is no file that says which checkpoint is the last: it is the newest whose 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -320,16 +321,8 @@ def _step_of(record: Mapping[str, object]) -> int:
 def _open_log(path: Path) -> TextIO:
     """Open the log to append; half a line that a kill left is removed first."""
     with path.open("ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = size
-        while start > 0:
-            file.seek(max(0, start - 4096))
-            block = file.read(min(4096, start))
-            newline = block.rfind(b"\n")
-            start = max(0, start - 4096)
-            if newline >= 0:
-                file.truncate(start + newline + 1)
-                break
-        else:
-            file.truncate(0)
+        if file.seek(0, os.SEEK_END):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content.rfind(b"\n") + 1
+            file.truncate(whole)
     return path.open("a", encoding="utf-8")

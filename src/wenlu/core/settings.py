@@ -177,6 +177,12 @@ def unused_setting(key: str, value: object, *, because: Notice) -> SettingsError
     return SettingsError("core.setting_unused", key=key, value=value, because=because)
 
 
+def refuse_changed(settings: object, table: str, keys: Sequence[str], *, because: Notice) -> None:
+    """Refuse those of ``keys`` that were changed, as ``unused_setting`` says."""
+    for key, value in changed(settings, table, keys).items():
+        raise unused_setting(key, value, because=because)
+
+
 def refuse_outside(id: str, table: str, settings: object, bounds: Mapping[str, Sequence[str]]) -> None:
     """Refuse the first setting that is outside its bounds; one that is None is not asked.
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsErro
 from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, warn
 from wenlu.core.publication import file_sha256, storage_errors, sweep
-from wenlu.core.settings import changed, unused_setting
+from wenlu.core.settings import refuse_changed, unused_setting
 from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
 from wenlu.data.documents import Document, read_documents
@@ -252,12 +252,11 @@ def _check_settings(
     """Refuse changed settings that nothing would read, and speak up where a file's name says that it is held out."""
     if tokenizer is not None and tokenizer_settings is not None:
         keys = [setting.name for setting in dataclasses.fields(tokenizer_settings)]
-        for key, value in changed(tokenizer_settings, "tokenizer", keys).items():
-            raise unused_setting(key, value, because=Notice("data.because_tokenizer"))
+        refuse_changed(tokenizer_settings, "tokenizer", keys, because=Notice("data.because_tokenizer"))
     for split in ("validation", "test"):
-        paths: Sequence[str] = settings.validation_paths if split == "validation" else settings.test_paths
-        for key, value in changed(settings, "data", [f"{split}_fraction"]).items() if paths else ():
-            raise unused_setting(key, value, because=Notice("data.because_paths", {"split": split}))
+        if getattr(settings, f"{split}_paths"):
+            because = Notice("data.because_paths", {"split": split})
+            refuse_changed(settings, "data", [f"{split}_fraction"], because=because)
     sources = find_files(settings.paths, Report())
     held_out = [str(source) for source in sources if source.path.name.lower().startswith(_HELD_OUT_NAMES)]
     if held_out and len(held_out) < len(sources):
@@ -266,8 +265,7 @@ def _check_settings(
     if settings.document != "auto" and not formats & set(_RUNNING_TEXT):
         raise unused_setting("data.document", settings.document, because=Notice("data.because_no_running_text"))
     if formats <= set(_RUNNING_TEXT):
-        for key, value in changed(settings, "data", ["text_field"]).items():
-            raise unused_setting(key, value, because=Notice("data.because_no_rows"))
+        refuse_changed(settings, "data", ["text_field"], because=Notice("data.because_no_rows"))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 from wenlu.bundle import save_bundle
 from wenlu.core.log import Notice
 from wenlu.core.runs import Run, publish
-from wenlu.core.settings import Resolved, changed, to_toml, unused_setting
+from wenlu.core.settings import Resolved, refuse_changed, to_toml, unused_setting
 from wenlu.data.store import Store
 from wenlu.models import ngram
 from wenlu.training.preparation import check_windows, open_store
@@ -37,8 +37,7 @@ def prepare_fitting(settings: RunSettings, *, store: Store | None = None) -> Sto
     because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
     for table, read in _READ.items():
         keys = [field.name for field in fields(getattr(settings, table)) if field.name not in read]
-        for key, value in changed(getattr(settings, table), table, keys).items():
-            raise unused_setting(key, value, because=because)
+        refuse_changed(getattr(settings, table), table, keys, because=because)
     if settings.model.start is not None:
         raise unused_setting("model.start", settings.model.start, because=because)
     settings.model.refuse_unused(frozenset({"order"}))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError
 from wenlu.core.log import Notice
-from wenlu.core.settings import changed, refuse_outside, unused_setting
+from wenlu.core.settings import refuse_changed, refuse_outside
 from wenlu.training.muon import Muon
 
 OptimizerName = Literal["muon", "adamw", "adam"]
@@ -55,9 +55,8 @@ class OptimizerSettings:
         refuse_outside("training.range", "optimizer", self, bounds)
         if self.name != "muon":
             names = ("momentum", "momentum_start", "momentum_warmup_steps", "newton_schulz_steps")
-            for key, value in changed(self, "optimizer", names).items():
-                because = Notice("training.because", {"setting": "optimizer.name", "value": self.name})
-                raise unused_setting(key, value, because=because)
+            because = Notice("training.because", {"setting": "optimizer.name", "value": self.name})
+            refuse_changed(self, "optimizer", names, because=because)
 
     def rate(self, role: Role) -> float:
         """The peak learning rate of a role."""

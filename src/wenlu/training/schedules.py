@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import Notice
-from wenlu.core.settings import changed, refuse_outside, unused_setting
+from wenlu.core.settings import refuse_changed, refuse_outside
 from wenlu.training.duration import Duration, Pace
 
 ScheduleName = Literal["wsd", "cosine", "linear", "constant"]
@@ -44,9 +44,8 @@ class ScheduleSettings:
                 raise SettingsError("training.range", setting=f"schedule.{key}", value=written, bounds="<= 100%")
         refuse_outside("training.range", "schedule", self, {"0 <= x <= 1": ("final",)})
         unread = {"wsd": (), "constant": ("decay", "final")}.get(self.name, ("decay",))
-        for key, value in changed(self, "schedule", unread).items():
-            because = Notice("training.because", {"setting": "schedule.name", "value": self.name})
-            raise unused_setting(key, value, because=because)
+        because = Notice("training.because", {"setting": "schedule.name", "value": self.name})
+        refuse_changed(self, "schedule", unread, because=because)
 
 
 @dataclass(frozen=True)

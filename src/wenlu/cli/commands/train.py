@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,12 +160,8 @@ def _new_run(name: str) -> Path:
     """A directory under ``runs/`` that is not there yet: the name, or the name and a number."""
     from wenlu.core.runs import RUNS
 
-    number = 1
-    path = RUNS / name
-    while path.exists():
-        number += 1
-        path = RUNS / f"{name}-{number}"
-    return path
+    numbered = (RUNS / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 def _run_path(where: str) -> Path:
