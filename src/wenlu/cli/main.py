@@ -6,34 +6,20 @@ import click
 
 from wenlu.cli.parsing import LazyGroup, Option
 
-TOKENIZER = {
-    "train": "wenlu.cli.commands.tokenizer_train",
-    "inspect": "wenlu.cli.commands.tokenizer_inspect",
-    "compare": "wenlu.cli.commands.tokenizer_compare",
-}
-DATA = {
-    "inspect": "wenlu.cli.commands.data_inspect",
-    "pack": "wenlu.cli.commands.data_pack",
-    "fetch": "wenlu.cli.commands.data_fetch",
-}
+
+def _modules(group: str, *verbs: str) -> dict[str, str]:
+    """The module of each verb of a group: its name; Python keeps ``import`` for itself."""
+    return {verb: f"wenlu.cli.commands.{group}{'import_' if verb == 'import' else verb}" for verb in verbs}
+
+
+TOKENIZER = _modules("tokenizer_", "train", "inspect", "compare")
+DATA = _modules("data_", "inspect", "pack", "fetch")
 VERBS = {
-    "demo": "wenlu.cli.commands.demo",
+    **_modules("", "demo"),
     "tokenizer": "wenlu.cli.main:tokenizer_group",
     "data": "wenlu.cli.main:data_group",
-    "plan": "wenlu.cli.commands.plan",
-    "train": "wenlu.cli.commands.train",
-    "evaluate": "wenlu.cli.commands.evaluate",
-    "compare": "wenlu.cli.commands.compare",
-    "score": "wenlu.cli.commands.score",
-    "generate": "wenlu.cli.commands.generate",
-    "fill": "wenlu.cli.commands.fill",
-    "embed": "wenlu.cli.commands.embed",
-    "mix": "wenlu.cli.commands.mix",
-    "import": "wenlu.cli.commands.import_",
-    "export": "wenlu.cli.commands.export",
-    "parity": "wenlu.cli.commands.parity",
-    "describe": "wenlu.cli.commands.describe",
-    "doctor": "wenlu.cli.commands.doctor",
+    **_modules("", "plan", "train", "evaluate", "compare", "score", "generate", "fill", "embed", "mix"),
+    **_modules("", "import", "export", "parity", "describe", "doctor"),
 }
 
 

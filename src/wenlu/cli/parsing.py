@@ -22,12 +22,30 @@ JSON_KEY = "wenlu.json"
 TOKENIZER_KINDS = click.Choice(["bpe", "wordpiece", "unigram", "words", "characters"])
 
 
-class Option(click.Option):
-    """An option whose help is ``help_id`` of the catalogue; it may stand for a setting, named by its dotted key."""
+class _Described(click.Parameter):
+    """A parameter whose help is ``help_id`` of the catalogue."""
 
-    def __init__(self, *args: Any, help_id: str, setting: str | None = None, **attrs: Any) -> None:
+    def __init__(self, *args: Any, help_id: str, **attrs: Any) -> None:
         super().__init__(*args, **attrs)
-        self.help_id, self.setting = help_id, setting
+        self.help_id = help_id
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value converted to the parameter's type, or a four-part error."""
+        try:
+            return super().type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            kind = self.type
+            expected = ", ".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else _expected(kind)
+            found = {"name": _name_of(self), "value": value, "expected": expected}
+            raise SettingsError("cli.bad_value", command=ctx.command_path, **found) from error
+
+
+class Option(_Described, click.Option):
+    """An option; it may stand for a setting, named by its dotted key."""
+
+    def __init__(self, *args: Any, setting: str | None = None, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.setting = setting
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The two columns of the help page: the option's names, and its help with the default."""
@@ -41,21 +59,9 @@ class Option(click.Option):
             words.append(text("cli.option_default", value=self.default))
         return record[0], " ".join(words)
 
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """The value converted to the option's type, or a four-part error."""
-        return _cast(super().type_cast_value, self, ctx, value)
 
-
-class Argument(click.Argument):
-    """A positional argument; ``help_id`` of the catalogue says what it is."""
-
-    def __init__(self, *args: Any, help_id: str, **attrs: Any) -> None:
-        super().__init__(*args, **attrs)
-        self.help_id = help_id
-
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """The value converted to the argument's type, or a four-part error."""
-        return _cast(super().type_cast_value, self, ctx, value)
+class Argument(_Described, click.Argument):
+    """A positional argument."""
 
 
 class _Localized(click.Command):
@@ -223,8 +229,7 @@ def usage_error(error: click.ClickException) -> WenluError:
         near = closest(error.option_name, known)
         return SettingsError("cli.unknown_option", command=where, option=error.option_name, suggestion=near)
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        missing = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
-        return SettingsError("cli.missing_parameter", command=where, name=missing)
+        return SettingsError("cli.missing_parameter", command=where, name=_name_of(error.param))
     if isinstance(error, click.BadOptionUsage):
         return SettingsError("cli.option_value_missing", command=where, option=error.option_name)
     return SettingsError("cli.bad_usage", command=where, detail=error.format_message())
@@ -241,16 +246,8 @@ def _help_option() -> Option:
     )
 
 
-def _cast(cast: Callable[[click.Context, Any], Any], param: click.Parameter, ctx: click.Context, value: Any) -> Any:
-    try:
-        return cast(ctx, value)
-    except click.BadParameter as error:
-        kind = param.type
-        expected = ", ".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else _expected(kind)
-        name = param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name
-        raise SettingsError(
-            "cli.bad_value", command=ctx.command_path, name=name, value=value, expected=expected
-        ) from error
+def _name_of(param: click.Parameter) -> str:
+    return param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name
 
 
 def _expected(kind: click.types.ParamType[Any]) -> str:
