@@ -122,6 +122,30 @@ def test_other_starts_are_refused(language: str, tmp_path: Path, monkeypatch: py
         assert not Path("second").exists()
 
 
+def test_what_a_preset_says_for_a_head_is_left_out_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without settings a preset has a rate for the head; the user who goes on from a tied model never said it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("\n".join(tiny_texts(80)), encoding="utf-8")
+    tied = (
+        "model.tie_embeddings=true",
+        "model.initialization=gpt2",
+        "optimizer.head_rate=none",
+        "train.bigram_steps=0",
+    )
+    train(*TRANSFORMER, *tied, "tokenizer.kind=words", "--data", "text.txt", "-o", "first")
+    again = ("train", *COMMON, "model.start=first", "--data", "text.txt")
+    found = wenlu(*again, "-o", "second")
+    assert found.exit_code == 0, found.output
+    assert "head_rate" not in tomllib.loads(Path("second/run.toml").read_text(encoding="utf-8"))["optimizer"]
+    refused = wenlu(*again, "optimizer.head_rate=0.1", "-o", "third")
+    assert refused.exit_code == 2 and "optimizer.head_rate" in refused.stderr, refused.output
+    encoder = wenlu(*again, "task.name=masked_lm", "-o", "third")
+    assert encoder.exit_code == 2 and "masked_lm" in encoder.stderr, encoder.output  # that first, not a rate
+    assert not Path("third").exists()
+
+
 def bare(run: str, directory: str, *, dropped: str, added: dict[str, torch.Tensor] | None = None) -> None:
     """A model directory as others write it: without these tensors of the final model of a run."""
     shutil.copytree(Path(run) / "final", directory)

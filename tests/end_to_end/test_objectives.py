@@ -159,6 +159,7 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
         (["task.name=denoising", "model.kind=bart", "train.sequence_length=2"], "tasks.window"),
         (["model.kind=gpt2", "model.max_positions=8", "train.sequence_length=9"], "training.range"),
         (["model.kind=gpt2", "optimizer.head_rate=0.1"], "core.setting_unused"),
+        (["model.initialization=wenlu", "model.tie_embeddings=true"], "models.wenlu_needs_untied"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_text_is_read(overrides: list[str], id: str) -> None:

@@ -31,11 +31,15 @@ from wenlu.models.transformer import FeedForward, Transformer
 def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
     """Fill every parameter by the table above; equal seeds give equal weights, whatever was drawn before.
 
+    Of a model on ``meta``, which has nothing to fill, the choice is checked.
+
     Raises:
         SettingsError: ``models.wenlu_needs_untied``: the wenlu scheme starts the output matrix at 0.
     """
     if scheme == "wenlu" and model.config.tie_embeddings:
         raise SettingsError("models.wenlu_needs_untied", initialization=scheme, tie_embeddings=True)
+    if next(model.parameters()).is_meta:
+        return
     residual = {id(m.o.weight) for m in model.modules() if isinstance(m, Attention)}
     residual |= {id(m.down.weight) for m in model.modules() if isinstance(m, FeedForward)}
     output = None if model.head.output is None else model.head.output.weight

@@ -230,25 +230,37 @@ def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSetti
     task = create_task(resolved.value.task)
     with torch.device("meta"):
         model = create_model(resolved.value, vocab_size=_ANY_SIZE, end_id=0, train_tokens=None)
-    return for_objective(resolved, task, model), task
+    return fit_to_model(for_objective(resolved, task, model), model), task
+
+
+def fit_to_model(resolved: Resolved[RunSettings], model: nn.Module) -> Resolved[RunSettings]:
+    """Refuse what the model, or its evaluation, could not use; what a preset says for another's head is left out.
+
+    Raises:
+        SettingsError: ``core.setting_unused``, ``training.range``.
+    """
+    settings = resolved.value
+    if "head" not in parameter_roles(model).values():
+        rate, bigrams = settings.optimizer.head_rate, settings.train.bigram_steps or None
+        if settings.model.start is not None and not resolved.given("optimizer.head_rate"):
+            optimizer, rate = replace(settings.optimizer, head_rate=None), None
+            resolved = _with(resolved, "optimizer.head_rate", "model.start", optimizer=optimizer)
+        for key, value in (("optimizer.head_rate", rate), ("train.bigram_steps", bigrams)):
+            if value is not None:
+                because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
+                raise unused_setting(key, value, because=because)
+    check_windows(settings, cast(LanguageModel, model).max_positions)
+    return resolved
 
 
 def create_model(settings: RunSettings, *, vocab_size: int, end_id: int, train_tokens: int | None) -> nn.Module:
-    """The model, where torch makes tensors now; refused is what it, or its evaluation, could not use."""
+    """The model, where torch makes tensors now."""
     if train_tokens == 0:
         raise DataError("data.empty_split")
     sizes = {"sequence_length": settings.train.sequence_length, "seed": settings.train.seed}
-    if settings.model.start is None:
-        model = build_model(settings.model, vocab_size=vocab_size, end_id=end_id, **sizes)
-    else:
-        model = load_start(settings.model.start)
-    rate, bigrams = settings.optimizer.head_rate, settings.train.bigram_steps or None
-    for key, value in (("optimizer.head_rate", rate), ("train.bigram_steps", bigrams)):
-        if value is not None and "head" not in parameter_roles(model).values():
-            because = Notice("training.because", {"setting": "model.tie_embeddings", "value": "true"})
-            raise unused_setting(key, value, because=because)
-    check_windows(settings, cast(LanguageModel, model).max_positions)
-    return model
+    if settings.model.start is not None:
+        return load_start(settings.model.start)
+    return build_model(settings.model, vocab_size=vocab_size, end_id=end_id, **sizes)
 
 
 def check_windows(settings: RunSettings, max_positions: int | None) -> None:

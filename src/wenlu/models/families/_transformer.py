@@ -143,9 +143,8 @@ class TransformerFamily(ABC):
         start_id = end_id if len(config.stacks) > 1 else None
         config = replace(config, start_token_id=end_id, end_token_id=end_id, decoder_start_token_id=start_id)
         model = self._empty(config)
-        if torch.get_default_device().type == "meta":
-            return model
-        model = model.to_empty(device="cpu")
+        if torch.get_default_device().type != "meta":
+            model = model.to_empty(device="cpu")
         scheme: Scheme = "gpt2" if config.tie_embeddings else self.scheme
         initialize(model, seed=seed, scheme=given(settings.initialization, scheme))
         return model
