@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,13 @@ import click
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
 from wenlu.core.errors import RequestError
+from wenlu.core.log import notice
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
+    from wenlu.evaluation.compare import Scored
     from wenlu.evaluation.contestants import Contestant
     from wenlu.evaluation.corpus import Corpus
-    from wenlu.evaluation.evaluator import Evaluation
     from wenlu.models.device import DeviceName
     from wenlu.tasks._base import CorpusObjective, Score
 
@@ -41,12 +43,11 @@ def command(
     html: str | None,
 ) -> None:
     """Load, score, print, write the report into the run."""
-    from wenlu.core.log import notice
     from wenlu.core.runs import write_file_atomically
     from wenlu.evaluation.contestants import open_contestant
     from wenlu.evaluation.evaluator import evaluate_documents
     from wenlu.evaluation.objectives import objective_of
-    from wenlu.evaluation.record import evaluation_page, report_path, write_report
+    from wenlu.evaluation.record import evaluation_page, summary_columns, summary_rows
     from wenlu.evaluation.reports import render
 
     contestant = open_contestant(model, device=device)
@@ -67,12 +68,7 @@ def command(
         max_tokens=_limit(limit),
         total_tokens=corpus.num_tokens(tokenizer),
     )
-    path = report_path(contestant, corpus, evaluation)
-    record = {"model": contestant.as_record(), "data": corpus.record(), **evaluation.as_record()}
-    _show({**record, "report": None if path is None else str(path)}, contestant.name, evaluation)
-    if path is not None:
-        write_report(path, record, evaluation)
-        notice("evaluation.report_written", path=path)
+    _tell(contestant, corpus, evaluation, summary_columns(), summary_rows(evaluation))
     if html is not None:
         write_file_atomically(Path(html), render(evaluation_page(contestant, corpus, evaluation)))
         notice("evaluation.report_written", path=html)
@@ -82,30 +78,17 @@ def _objective(
     contestant: Contestant, objective: CorpusObjective, corpus: Corpus, sequence_length: int, limit: int
 ) -> None:
     """Score a model by what it was pre-trained for, where that is not next tokens."""
-    from wenlu.core.log import notice
     from wenlu.evaluation.objectives import evaluate_objective
-    from wenlu.evaluation.record import report_path, shown_interval, write_report
+    from wenlu.evaluation.record import shown_interval
 
     found = evaluate_objective(contestant, objective, corpus, sequence_length=sequence_length, max_tokens=limit)
-    path = report_path(contestant, corpus, found)
-    record = {"model": contestant.as_record(), "data": corpus.record(), **found.as_record()}
     columns = [text(f"evaluation.column_{name}") for name in ("score", "value", "interval", "count", "meaning")]
+    shown = {name: shown_interval(found.intervals.get(name)) for name in found.scores}
     rows = [
-        (
-            name,
-            f"{score.value:.4f}",
-            shown_interval(found.intervals.get(name)),
-            f"{score.count:,}",
-            _meaning(name, score),
-        )
+        [name, f"{score.value:.4f}", shown[name], f"{score.count:,}", _meaning(name, score)]
         for name, score in found.scores.items()
     ]
-    table = output.render(output.table(columns, rows, title=text("evaluation.evaluation_title", model=contestant.name)))
-    shown = "\n".join([table, text("evaluation.definition", definition=found.definition)])
-    output.result({**record, "report": None if path is None else str(path)}, text=shown)
-    if path is not None:
-        write_report(path, record, found)
-        notice("evaluation.report_written", path=path)
+    _tell(contestant, corpus, found, columns, rows)
 
 
 def _meaning(name: str, score: Score) -> str:
@@ -118,7 +101,6 @@ def _meaning(name: str, score: Score) -> str:
 
 def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) -> Corpus:
     """The given data, or the store that the model's run was trained on."""
-    from wenlu.core.log import notice
     from wenlu.evaluation.contestants import store_of
     from wenlu.evaluation.corpus import open_corpus
 
@@ -137,10 +119,18 @@ def _limit(limit: int | None) -> int:
     return limit or 0
 
 
-def _show(record: dict[str, object], name: str, evaluation: Evaluation) -> None:
-    from wenlu.evaluation.record import charged_note, summary_columns, summary_rows
+def _tell(
+    contestant: Contestant, corpus: Corpus, found: Scored, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print the scores and what they mean; write the report into the model's run."""
+    from wenlu.evaluation.record import charged_note, report_path, write_report
 
-    title = text("evaluation.evaluation_title", model=name)
-    table = output.render(output.table(summary_columns(), summary_rows(evaluation), title=title))
-    lines = [table, charged_note(evaluation), text("evaluation.definition", definition=evaluation.definition)]
-    output.result(record, text="\n".join(filter(None, lines)))
+    path = report_path(contestant, corpus, found)
+    record = {"model": contestant.as_record(), "data": corpus.record(), **found.as_record()}
+    title = text("evaluation.evaluation_title", model=contestant.name)
+    table = output.render(output.table(columns, rows, title=title))
+    lines = [table, charged_note(found), text("evaluation.definition", definition=found.definition)]
+    output.result({**record, "report": None if path is None else str(path)}, text="\n".join(filter(None, lines)))
+    if path is not None:
+        write_report(path, record, found)
+        notice("evaluation.report_written", path=path)
