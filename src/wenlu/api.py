@@ -166,14 +166,8 @@ def train(
     """Train a run from a preset's name or a TOML file; ``overrides`` read ``train.steps=100``."""
     file = Path(settings) if str(settings).endswith(".toml") else None
     store = data if isinstance(data, Store) else None
-    paths = _paths(data)
-    resolved = load_settings(
-        RunSettings,
-        preset=None if file else str(settings),
-        file=file,
-        overrides=overrides,
-        values={"data.paths": paths or None},
-    )
+    preset, values = None if file else str(settings), {"data.paths": _paths(data) or None}
+    resolved = load_settings(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
     return train_run(resolved, Path(output), evaluate=evaluate_split, store=store)
 
 

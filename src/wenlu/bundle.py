@@ -129,14 +129,8 @@ def _toml(task: str, provenance: Mapping[str, str | int | float]) -> str:
     """``wenlu.toml``: only what config.json cannot say."""
     import tomlkit
 
-    document = tomlkit.document()
-    document.add("format", tomlkit.item(FORMAT))
-    document.add("task", tomlkit.item(task))
-    table = tomlkit.table()
-    for key, value in {"wenlu": __version__, **provenance}.items():
-        table.add(key, value)
-    document.add("provenance", table)
-    return tomlkit.dumps(document)
+    provenance = {"wenlu": __version__, **provenance}
+    return tomlkit.dumps({"format": FORMAT, "task": task, "provenance": provenance})
 
 
 def _read_task(directory: Path) -> str | None:

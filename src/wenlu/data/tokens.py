@@ -163,11 +163,8 @@ def _collect(settings: DataSettings, report: Report, directory: Path) -> Spool:
     seen, held_out = DigestSet(), DigestSet()
     exact = settings.deduplicate == "exact"
     with Spool(directory) as spool:
-        given: list[tuple[Split, tuple[str, ...]]] = [
-            ("validation", settings.validation_paths),
-            ("test", settings.test_paths),
-        ]
-        for split, paths in given:
+        given: dict[Split, tuple[str, ...]] = {"validation": settings.validation_paths, "test": settings.test_paths}
+        for split, paths in given.items():
             for document, digest in _digested(read_documents(settings, report, paths=paths)) if paths else ():
                 if exact and not held_out.add(digest):
                     _drop(document, "duplicate", report)

@@ -276,18 +276,16 @@ def _head_lines(config: TransformerConfig, parts: dict[str, Part]) -> Iterator[L
             read = Notice("describe.transformed")
             yield line((every, _matrix(D, E), _activation(config.head_transform), _norm(stack), read), "transform")
         yield line([read, *_to_words(config), Notice("describe.logits")], "output", "bias")
-    if "pooler" in config.heads:
-        yield line((position, _matrix(D, D), _activation(config.pooler_activation), pooled), "pooler")
-    if "pair" in config.heads:
-        yield line((pooled, _matrix(D, 2), Notice("describe.pair")), "pair")
     named = len(config.labels)
     labels = ", ".join(config.labels[:_SHOWN_LABELS]) + (" …" if named > _SHOWN_LABELS else "")
-    if "sequence" in config.heads:
-        yield line((pooled, _matrix(D, named), _say("describe.sequence", labels=labels)), "classifier")
-    if "token" in config.heads:
-        yield line((every, _matrix(D, named), _say("describe.token", labels=labels)), "classifier")
-    if "span" in config.heads:
-        yield line((every, _matrix(D, 2), Notice("describe.span")), "span")
+    others: dict[Head, tuple[str, tuple[Notice, ...]]] = {
+        "pooler": ("pooler", (position, _matrix(D, D), _activation(config.pooler_activation), pooled)),
+        "pair": ("pair", (pooled, _matrix(D, 2), Notice("describe.pair"))),
+        "sequence": ("classifier", (pooled, _matrix(D, named), _say("describe.sequence", labels=labels))),
+        "token": ("classifier", (every, _matrix(D, named), _say("describe.token", labels=labels))),
+        "span": ("span", (every, _matrix(D, 2), Notice("describe.span"))),
+    }
+    yield from (line(steps, name) for head, (name, steps) in others.items() if head in config.heads)
 
 
 def _to_words(config: TransformerConfig) -> Iterator[Notice]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
 import sys
 from pathlib import Path
@@ -33,9 +32,4 @@ class Pages:
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
-            _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONTNEED)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONTNEED)

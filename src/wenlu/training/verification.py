@@ -127,11 +127,8 @@ def _compare(step: Step, record: dict[str, object]) -> None:
 def _compare_weights(run: Run, trainer: Trainer, checkpoint: Path, found: str) -> None:
     """Compare the replayed weights with the log's digest, the checkpoint's tensors and the final model."""
     step = trainer.step
-    logged = [
-        record.get("digest")
-        for record in run.read_log()
-        if record.get("event") == "checkpoint" and record.get("step") == step
-    ]
+    saved = [line for line in run.read_log() if line.get("event") == "checkpoint" and line.get("step") == step]
+    logged = [line.get("digest") for line in saved]
     if found not in logged:
         raise GateError("training.verify_weights", path=run.path / "log.jsonl", step=step, expected=found, found=logged)
     mine = digest(trainer.model.named_parameters())

@@ -38,12 +38,13 @@ PLAN, REPORT = "demo.json", "report.html"
 @output.run
 def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> int:
     """Fetch, pack, train, score, mix, generate, report."""
+    from wenlu.data.fetch import fetch_corpus
     from wenlu.data.tokens import corpus_key
     from wenlu.evaluation.ladder import climb
     from wenlu.training.results import RunResult
 
     seconds = _seconds(budget)
-    corpus = list(data) or _default_corpus()
+    corpus = list(data) or [str(path) for path in fetch_corpus(CORPUS, fallback=True)]
     settings = _pack_settings(corpus, vocab_size)
     key = corpus_key(settings.data, None, settings.tokenizer)
     directory = _directory(target, {"corpus": key, "seconds": seconds, "seed": seed})
@@ -77,12 +78,6 @@ def _seconds(budget: str) -> float:
     if duration.unit != "seconds":
         raise SettingsError("demo.budget_unit", value=budget)
     return duration.value
-
-
-def _default_corpus() -> list[str]:
-    from wenlu.data.fetch import fetch_corpus
-
-    return [str(path) for path in fetch_corpus(CORPUS, fallback=True)]
 
 
 def _directory(target: str | None, plan: Mapping[str, object]) -> Path:

@@ -52,15 +52,18 @@ def command(
         raise SettingsError("training.replay_alone")
     if verify and (resume is None or settings or allow_inexact):
         raise SettingsError("training.verify_alone")
+    if allow_inexact and resume is None:
+        raise SettingsError("training.allow_inexact_alone")
+    from wenlu.evaluation.evaluator import evaluate_split
+    from wenlu.training.run import resume_run, train_run
+
     if resume is None:
-        if allow_inexact:
-            raise SettingsError("training.allow_inexact_alone")
         resolved, path = resolve(settings, preset=preset, data=data, budget=budget, target=target)
         if dry_run:
             from wenlu.cli.commands.plan import show_plan
 
             return show_plan(resolved, path)
-        return _train(resolved, path)
+        return _report(train_run(resolved, path, evaluate=evaluate_split))
     new = {"--preset": preset, "--data": data, "--budget": budget, "--output": target, "--dry-run": dry_run}
     for name, value in new.items():
         if value:
@@ -70,14 +73,7 @@ def command(
         return _verify(path)
     if replay is not None:
         return _replay(path, replay, allow_inexact=allow_inexact)
-    return _resume(path, settings, allow_inexact=allow_inexact)
-
-
-def _train(resolved: Resolved[RunSettings], path: Path) -> int:
-    from wenlu.evaluation.evaluator import evaluate_split
-    from wenlu.training.run import train_run
-
-    return _report(train_run(resolved, path, evaluate=evaluate_split))
+    return _report(resume_run(path, overrides=settings, evaluate=evaluate_split, allow_inexact=allow_inexact))
 
 
 def resolve(
@@ -105,13 +101,6 @@ def resolve(
     resolved = load(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
     name = file.stem if file is not None else preset or DEFAULT_PRESET
     return resolved, Path(target) if target else _new_run(name)
-
-
-def _resume(path: Path, words: tuple[str, ...], *, allow_inexact: bool) -> int:
-    from wenlu.evaluation.evaluator import evaluate_split
-    from wenlu.training.run import resume_run
-
-    return _report(resume_run(path, overrides=words, evaluate=evaluate_split, allow_inexact=allow_inexact))
 
 
 def _verify(path: Path) -> int:

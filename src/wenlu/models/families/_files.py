@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -114,12 +113,6 @@ class HFConfig:
         if value is not None and value != supported:
             self.refuse(key, value, supported)
 
-    def require_all(self, key: str, supported: object) -> None:
-        """Refuse a config with a list in which anything but the one value that is supported stands."""
-        value = self._value(key)
-        if isinstance(value, list) and any(item != supported for item in value):
-            self.refuse(key, value, supported)
-
     def refuse(self, key: str, value: object, supported: object) -> NoReturn:
         """Raise ``models.config_unsupported``."""
         raise CheckpointError("models.config_unsupported", key=key, value=value, supported=supported, path=self.path)
@@ -166,9 +159,7 @@ class Weights:
             self.files = dict.fromkeys(self._open(path).keys(), path)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._forget_last()
         self.stack.close()
         left = sorted(set(self.files) - self.read_names)

@@ -138,7 +138,8 @@ class LlamaKind(TransformerFamily):
         hf.require("use_bidirectional_attention", False)
         if not self.windowed or window is None or set(types) == {"full_attention"}:
             hf.require("use_sliding_window", False)
-            hf.require_all("layer_types", "full_attention")
+            if set(types) - {"full_attention"}:
+                hf.refuse("layer_types", types, "full_attention")
             return None, None
         every = types.index("full_attention") + 1 if "full_attention" in types else None
         every = every if types else hf.optional_integer("sliding_window_pattern") or self.full_every

@@ -39,15 +39,10 @@ class LSTMFamily:
     def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
         """The model of a directory whose config.json is ``hf``."""
         values = HFConfig(hf, directory / "config.json")
-        config = LSTMConfig(
-            vocab_size=values.integer("vocab_size"),
-            end_token_id=values.integer("end_token_id"),
-            embedding_size=values.integer("embedding_size"),
-            hidden_size=values.integer("hidden_size"),
-            num_layers=values.integer("num_layers"),
-            tie_embeddings=values.boolean("tie_embeddings", False),
-            dropout=values.number("dropout", 0.0),
-        )
+        names = ("vocab_size", "end_token_id", "embedding_size", "hidden_size", "num_layers")
+        sizes = {name: values.integer(name) for name in names}
+        tied, dropout = values.boolean("tie_embeddings", False), values.number("dropout", 0.0)
+        config = LSTMConfig(**sizes, tie_embeddings=tied, dropout=dropout)
         with meta_device():
             model = RecurrentModel(config)
         fill(model, directory, dtype=dtype)
