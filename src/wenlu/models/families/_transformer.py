@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -49,17 +49,6 @@ COMMON = frozenset(
     {"num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions", "tie_embeddings", "dropout"}
     | {"initialization"}
 )
-
-
-class Tensors(Protocol):
-    """The tensors of a file, by name."""
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors, as the file says them."""
-
-    def read(self, name: str) -> Tensor:
-        """One tensor."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +145,10 @@ class TransformerFamily(ABC):
             CheckpointError: ``models.tensors_missing``, ``models.tensors_unused``, ``models.tensor_shape``, ...
         """
         with Weights(directory) as weights:
-            return self.load_weights(hf, weights, directory / "config.json", dtype=dtype)
+            return self._load(hf, weights, directory / "config.json", dtype)
 
-    def load_weights(
-        self, hf: Mapping[str, object], weights: Tensors, path: Path, *, dtype: torch.dtype
-    ) -> Transformer:
-        """The model of tensors that may come from any file; ``path`` is where its config was read, for messages."""
+    def _load(self, hf: Mapping[str, object], weights: Weights, path: Path, dtype: torch.dtype) -> Transformer:
+        """The model of these tensors; ``path`` is where its config was read, for messages."""
         known = {_numberless(f"{entry.theirs}.{kind}".rstrip(".")) for entry in self.entries for kind in _KINDS}
         known |= {copy for copy, _ in self.copies}
         names = {self._canonical(name, known): name for name in weights.names}
@@ -187,10 +174,8 @@ class TransformerFamily(ABC):
             tensor = weights.read(left.pop(theirs))
             parts = entry.load(tensor, ours)
             if parts is None:
-                found, expected = tuple(tensor.shape), entry.shape(ours)
-                raise CheckpointError(
-                    "models.tensor_shape", name=theirs, path=path.parent, found=found, expected=expected
-                )
+                shapes = {"found": tuple(tensor.shape), "expected": entry.shape(ours)}
+                raise CheckpointError("models.tensor_shape", name=theirs, path=path.parent, **shapes)
             state |= {name: part.to(dtype) for name, part in zip(ours, parts, strict=True)}
         if missing:
             raise CheckpointError("models.tensors_missing", names=_some(missing), count=len(missing), path=path.parent)
@@ -297,15 +282,10 @@ class TransformerFamily(ABC):
         needed = sum(number for *_, number in first)
         if needed <= 2 * len(names):
             return
-        every = (
-            f"{start}{number}{theirs.removeprefix(f'{start}0')}"
-            for theirs, start, layers in first
-            for number in range(layers)
-        )
-        missing = list(islice((name for name in every if name not in names), 6))
-        raise CheckpointError(
-            "models.tensors_missing", names=_some(missing), count=needed - len(names), path=path.parent
-        )
+        numbered = ((theirs, start, number) for theirs, start, layers in first for number in range(layers))
+        every = (f"{start}{number}{theirs.removeprefix(f'{start}0')}" for theirs, start, number in numbered)
+        missing = _some(list(islice((name for name in every if name not in names), 6)))
+        raise CheckpointError("models.tensors_missing", names=missing, count=needed - len(names), path=path.parent)
 
     def _canonical(self, name: str, known: set[str]) -> str:
         """Their name with the family's prefix, whether the file has it or not; old files say gamma and beta."""
@@ -315,7 +295,7 @@ class TransformerFamily(ABC):
         return whole if bare else name
 
     def _by_tensors(
-        self, config: TransformerConfig, hf: HFConfig, names: Mapping[str, str], weights: Tensors
+        self, config: TransformerConfig, hf: HFConfig, names: Mapping[str, str], weights: Weights
     ) -> TransformerConfig:
         """The config with the heads that the file has; tied is what has no output matrix of its own.
 
