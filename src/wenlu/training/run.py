@@ -313,12 +313,9 @@ class Consumer:
 
     def _log(self, step: Step, bar: Progress) -> None:
         self.seconds += step.seconds
-        record = {"event": "skipped" if step.skipped else "step", "step": step.number, **asdict(step)}
-        record.pop("number")
-        for name in ("terms", "skipped"):
-            if not record[name]:
-                record.pop(name)
-        record |= {name: written(record[name]) for name in ("loss", "gradient_norm")}
+        told = {name: value for name, value in asdict(step).items() if value or name not in ("terms", "skipped")}
+        record = {"event": "skipped" if step.skipped else "step", "step": told.pop("number"), **told}
+        record |= {name: written(told[name]) for name in ("loss", "gradient_norm")}
         record["epoch"] = self.prepared.loader.epochs_at(step.number * self.settings.train.accumulation)
         self.run.append_log(record)
         bar.advance(detail=f"loss {step.loss:.4f}  {step.tokens / step.seconds:,.0f} tokens/s")

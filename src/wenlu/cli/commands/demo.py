@@ -246,13 +246,10 @@ def _next_commands(directory: Path, *, with_data: bool) -> list[str]:
 def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
     """The page: the same table and sentences, the curves, the prompts."""
     from wenlu.evaluation.charts import Chart, Line
-    from wenlu.evaluation.reports import Report, Sample, Samples, Table, render
+    from wenlu.evaluation.reports import Report, Sample, Samples, Section, Table, render
 
-    lines = [
-        Line(text(f"ladder.{rung.name}"), [(point.seconds, point.bits_per_byte) for point in rung.curve])
-        for rung in ladder.rungs
-        if rung.curve
-    ]
+    curves = {rung.name: [(point.seconds, point.bits_per_byte) for point in rung.curve] for rung in ladder.rungs}
+    lines = [Line(text(f"ladder.{name}"), points) for name, points in curves.items() if points]
     longest = max(line.points[-1][0] for line in lines)
     target = ladder.forecast.target
     lines.append(Line(text("ladder.n-gram"), [(0.0, target), (longest, target)]))
@@ -260,17 +257,12 @@ def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
         Sample(text(f"ladder.{sample['model']}") + f" · {sample['language']}", sample["prompt"], sample["text"])
         for sample in samples
     ]
-    documents = len(ladder.rungs[0].evaluation.scores)
-    return render(
-        Report(
-            title=text("demo.report_title"),
-            summary=text("demo.title", documents=documents),
-            sections=[
-                Table(text("demo.report_ladder"), *scores_table(ladder), note=" ".join(conclusions(ladder))),
-                Table(text("demo.report_differences"), *differences_table(ladder), note=text("demo.interval")),
-                Chart(text("demo.report_curves"), text("demo.axis_seconds"), text("demo.axis_bits"), lines),
-                Samples(text("demo.report_samples"), shown),
-            ],
-            footer=ladder.rungs[0].evaluation.definition,
-        )
-    )
+    evaluation = ladder.rungs[0].evaluation
+    summary = text("demo.title", documents=len(evaluation.scores))
+    sections: list[Section] = [
+        Table(text("demo.report_ladder"), *scores_table(ladder), note=" ".join(conclusions(ladder))),
+        Table(text("demo.report_differences"), *differences_table(ladder), note=text("demo.interval")),
+        Chart(text("demo.report_curves"), text("demo.axis_seconds"), text("demo.axis_bits"), lines),
+        Samples(text("demo.report_samples"), shown),
+    ]
+    return render(Report(text("demo.report_title"), summary, sections, evaluation.definition))
