@@ -229,12 +229,10 @@ def remove_directory(directory: Path) -> None:
 def storage_error(error: OSError, path: Path | str) -> RunError:
     """An operating-system error about a file as one of ours, with the path and the free space."""
     ids = {
-        errno.ENOSPC: "core.disk_full",
-        errno.EDQUOT: "core.disk_full",
+        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "core.disk_full"),
         errno.EROFS: "core.disk_read_only",
         errno.EIO: "core.disk_failed",
-        errno.EACCES: "core.no_permission",
-        errno.EPERM: "core.no_permission",
+        **dict.fromkeys((errno.EACCES, errno.EPERM), "core.no_permission"),
     }
     id = ids.get(error.errno or 0, "core.file_failed")
     return RunError(id, path=Path(path), free=_free_space(Path(path)), detail=error.strerror or error)

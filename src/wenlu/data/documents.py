@@ -96,9 +96,8 @@ def _without_surrogates(
 ) -> tuple[str, int]:
     if settings.bad_bytes == "refuse":
         position = find_surrogate(text) or 0
-        raise DataError(
-            "data.lone_surrogate", path=source, line=record.line, position=position, code=f"{ord(text[position]):04X}"
-        )
+        code = f"{ord(text[position]):04X}"
+        raise DataError("data.lone_surrogate", path=source, line=record.line, position=position, code=code)
     text, replaced = replace_surrogates(text)
     report.change("surrogates", replaced)
     return text, len(text.encode())

@@ -63,9 +63,8 @@ def room(num_prompt_tokens: int, settings: GenerationSettings, *, max_positions:
     asked = [settings.max_new_tokens] if settings.max_new_tokens is not None else []
     if settings.max_length is not None:
         if num_prompt_tokens >= settings.max_length:
-            raise RequestError(
-                "generation.max_length_reached", prompt_tokens=num_prompt_tokens, max_length=settings.max_length
-            )
+            sizes = {"prompt_tokens": num_prompt_tokens, "max_length": settings.max_length}
+            raise RequestError("generation.max_length_reached", **sizes)
         asked.append(settings.max_length - num_prompt_tokens)
     new_tokens = min(asked, default=max(DEFAULT_NEW_TOKENS, settings.min_new_tokens))
     if max_positions is None:
@@ -81,15 +80,10 @@ def room(num_prompt_tokens: int, settings: GenerationSettings, *, max_positions:
         raise RequestError("generation.longer_than_model", new_tokens=new_tokens, max_positions=max_positions)
     if settings.overlong == "cut":
         return Room(new_tokens - left, new_tokens)
+    sizes = {"prompt_tokens": num_prompt_tokens, "max_positions": max_positions}
     if left < 1:
-        raise RequestError("generation.prompt_too_long", prompt_tokens=num_prompt_tokens, max_positions=max_positions)
-    raise RequestError(
-        "generation.does_not_fit",
-        prompt_tokens=num_prompt_tokens,
-        new_tokens=new_tokens,
-        max_positions=max_positions,
-        left=left,
-    )
+        raise RequestError("generation.prompt_too_long", **sizes)
+    raise RequestError("generation.does_not_fit", **sizes, new_tokens=new_tokens, left=left)
 
 
 def stream(

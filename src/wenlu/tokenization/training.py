@@ -35,12 +35,10 @@ def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
     Raises TokenizerError: ``no_text``, ``vocab_too_small``, ``surrogate``, ``training_failed``,
     ``special_is_text``; SettingsError for a minimum frequency that Unigram would not read.
     """
-    smallest = smallest_vocabulary(settings)
-    if settings.vocab_size < smallest:
-        raise TokenizerError(
-            "tokenization.vocab_too_small", kind=settings.kind, found=settings.vocab_size, smallest=smallest
-        )
-    if settings.kind == "unigram" and settings.min_frequency != TokenizerSettings.min_frequency:
+    smallest, kind, size = smallest_vocabulary(settings), settings.kind, settings.vocab_size
+    if size < smallest:
+        raise TokenizerError("tokenization.vocab_too_small", kind=kind, found=size, smallest=smallest)
+    if kind == "unigram" and settings.min_frequency != TokenizerSettings.min_frequency:
         reason = Notice("tokenization.nothing_reads_min_frequency")
         raise unused_setting("tokenizer.min_frequency", settings.min_frequency, because=reason)
     sample = Sample(settings.max_training_bytes)
@@ -56,21 +54,17 @@ def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
         raise TokenizerError("tokenization.no_text")
     if sample.kept_bytes < sample.seen_bytes:
         notice("tokenization.thinned", kept=sample.kept_bytes, seen=sample.seen_bytes)
-    notice(
-        "tokenization.learning", kind=settings.kind, vocab_size=settings.vocab_size, megabytes=sample.kept_bytes / 1e6
-    )
+    notice("tokenization.learning", kind=kind, vocab_size=size, megabytes=sample.kept_bytes / 1e6)
     tokenizer, pipeline = untrained(settings), untrained(settings)  # the one that trains is locked meanwhile
     alphabet = choose_alphabet(sample, pipeline, settings)
     try:
         tokenizer.train_from_iterator(_fed(sample, pipeline, alphabet), trainer(settings, alphabet))
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(
-            "tokenization.training_failed", kind=settings.kind, vocab_size=settings.vocab_size, reason=str(error)
-        ) from error
+        raise TokenizerError("tokenization.training_failed", kind=kind, vocab_size=size, reason=str(error)) from error
     tokenizer = finished(tokenizer, settings)
     set_template(tokenizer, *BERT)  # if it has these special tokens
-    if tokenizer.get_vocab_size() < settings.vocab_size:
-        notice("tokenization.fewer", found=tokenizer.get_vocab_size(), asked=settings.vocab_size)
+    if tokenizer.get_vocab_size() < size:
+        notice("tokenization.fewer", found=tokenizer.get_vocab_size(), asked=size)
     if written := written_specials(tokenizer):
         raise TokenizerError("tokenization.special_is_text", token=written[0])
     return tokenizer

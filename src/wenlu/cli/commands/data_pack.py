@@ -61,13 +61,10 @@ def command(
     seconds = time.monotonic() - started
     splits = store.record["splits"]
     assert isinstance(splits, Mapping), "data.json of a new store has its splits"
-    summary = text(
-        "data.packed",
-        path=store.path,
-        documents=sum(store.split(name).num_documents for name in SPLITS),
-        tokens=sum(store.split(name).num_tokens for name in SPLITS),
-        seconds=seconds,
-        speed=sum(int(store.split(name).original_bytes.sum()) for name in SPLITS) / 1e6 / seconds,
-    )
+    parts = [store.split(name) for name in SPLITS]
+    documents, tokens = sum(part.num_documents for part in parts), sum(part.num_tokens for part in parts)
+    speed = sum(int(part.original_bytes.sum()) for part in parts) / 1e6 / seconds
+    counts = {"documents": documents, "tokens": tokens}
+    summary = text("data.packed", path=store.path, **counts, seconds=seconds, speed=speed)
     record = {"path": str(store.path), "fingerprint": store.fingerprint, "seconds": seconds, **store.record}
     output.result(record, text=summary, table=split_table([(name, splits[name]) for name in SPLITS]))

@@ -34,10 +34,7 @@ def command(directory: str, target: str | None, tokenizer: str | None, convert_p
         convert_pickle=convert_pickle,
         replace=replace,
     )
-    record = {
-        **{name: value for name, value in vars(report).items() if name != "notices"},
-        "notices": [str(notice) for notice in report.notices],
-    }
+    record = {**vars(report), "notices": [str(notice) for notice in report.notices]}
     table = output.table([text("exchange.column_what"), text("exchange.column_value")], _rows(report))
     output.result(record, text=text("exchange.imported", path=report.path), table=table)
 

@@ -10,7 +10,7 @@ import click
 from wenlu.cli import output
 from wenlu.cli.output import argument, option
 from wenlu.cli.standard_input import text_argument
-from wenlu.core import messages
+from wenlu.core.messages import text as message
 
 if TYPE_CHECKING:
     from wenlu.models.device import DeviceName
@@ -37,15 +37,13 @@ def command(
     score = score_text(contestant.model, contestant.bundle.tokenizer, content, windows=windows, count_end=not no_end)
     record = {"model": str(contestant.bundle.path), "text": content, **score.as_record()}
     record["windows"] = {"context": windows.context, "stride": windows.stride}
-    lines = [
-        messages.text("evaluation.score_total", log_prob=score.log_prob, bits=score.bits, perplexity=score.perplexity)
-    ]
+    lines = [message("evaluation.score_total", log_prob=score.log_prob, bits=score.bits, perplexity=score.perplexity)]
     if score.bits_per_byte is not None and score.bits_per_character is not None:
         rates = {"bits_per_byte": score.bits_per_byte, "bits_per_character": score.bits_per_character}
-        lines.append(messages.text("evaluation.score_rates", **rates))
+        lines.append(message("evaluation.score_rates", **rates))
     if not score.lossless:
-        lines.append(messages.text("evaluation.score_lossy"))
-    columns = [messages.text(f"evaluation.column_{name}") for name in ("position", "token", "log_prob", "probability")]
+        lines.append(message("evaluation.score_lossy"))
+    columns = [message(f"evaluation.column_{name}") for name in ("position", "token", "log_prob", "probability")]
     rows = [
         (f"{token.start}-{token.end}", repr(token.token)[1:-1], f"{token.log_prob:.4f}", _percent(token.log_prob))
         for token in score.tokens

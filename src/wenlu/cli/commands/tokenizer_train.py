@@ -49,20 +49,7 @@ def command(
     report.announce()
     publish(directory, tokenizer.save, replace=replace)
     seconds = time.monotonic() - started
-    record: dict[str, object] = {
-        "path": str(directory),
-        "kind": tokenizer.kind,
-        "vocab_size": tokenizer.vocab_size,
-        "fingerprint": tokenizer.fingerprint,
-        "seconds": seconds,
-        "data": report.as_record(),
-    }
-    summary = text(
-        "tokenization.trained",
-        path=directory,
-        kind=tokenizer.kind,
-        vocab_size=tokenizer.vocab_size,
-        megabytes=report.bytes / 1e6,
-        seconds=seconds,
-    )
+    made = {"path": str(directory), "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+    record = {**made, "fingerprint": tokenizer.fingerprint, "seconds": seconds, "data": report.as_record()}
+    summary = text("tokenization.trained", **made, megabytes=report.bytes / 1e6, seconds=seconds)
     output.result(record, text=summary)

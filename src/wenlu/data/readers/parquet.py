@@ -31,9 +31,8 @@ def read(source: SourceFile, settings: DataSettings, report: Report) -> Iterator
         with parquet.ParquetFile(source.path) as table:
             schema = table.schema_arrow
             if name not in schema.names:
-                raise DataError(
-                    "data.missing_field", path=source, line=1, field=name, fields=", ".join(schema.names) or "-"
-                )
+                known = ", ".join(schema.names) or "-"
+                raise DataError("data.missing_field", path=source, line=1, field=name, fields=known)
             kind = schema.field(name).type
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type
