@@ -222,9 +222,14 @@ class TransformerConfig:
         return stack
 
     @property
+    def towers(self) -> dict[str, StackConfig]:
+        """The stacks there are by their names, the encoder first."""
+        return {name: stack for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)) if stack}
+
+    @property
     def stacks(self) -> tuple[StackConfig, ...]:
-        """The stacks there are, the encoder first."""
-        return tuple(stack for stack in (self.encoder, self.decoder) if stack is not None)
+        """The same without their names."""
+        return tuple(self.towers.values())
 
 
 @dataclass(frozen=True)

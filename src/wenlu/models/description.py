@@ -139,12 +139,8 @@ def describe_transformer(config: TransformerConfig, *, sequence_length: int | No
     """The drawing of a Transformer; its costs are those of rows as long as it can read, up to ``LONGEST_ROW``."""
     length = sequence_length or min(LONGEST_ROW, config.main.max_positions)
     parts = {part.name: part for part in transformer_parts(config)}
-    lines = [
-        line
-        for name, stack in (("encoder", config.encoder), ("decoder", config.decoder))
-        if stack is not None
-        for line in _stack_lines(name, stack, config, parts)
-    ]
+    towers = config.towers.items()
+    lines = [line for name, stack in towers for line in _stack_lines(name, stack, config, parts)]
     lines += _head_lines(config, parts)
     statistics = transformer_statistics(config, sequence_length=length)
     return Description(tuple(lines), statistics, length, config)

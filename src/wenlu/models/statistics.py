@@ -76,7 +76,7 @@ def transformer_statistics(config: TransformerConfig, *, sequence_length: int) -
 
 def transformer_parts(config: TransformerConfig) -> list[Part]:
     """All modules that hold parameters, in the order in which a token passes them; a tied matrix is one."""
-    named = [(name, stack) for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)) if stack]
+    named = config.towers.items()
     reader = next((name for name, stack in named if stack.mel_bins is None), None)  # the tokens' table is in it
     parts = [
         Part(f"{name}.{module}", size, stack.distinct_layers if module.startswith("layers.") else 1)

@@ -71,9 +71,7 @@ class HFConfig:
         """A list of words; empty when the file does not say."""
         value = self._value(key) or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise CheckpointError(
-                "models.config_type", key=key, value=value, expected="list of strings", path=self.path
-            )
+            raise self._wrong_type(key, value, "list of strings")
         return value
 
     def optional_number(self, key: str, absent: float | None = None) -> float | None:
@@ -93,7 +91,7 @@ class HFConfig:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise CheckpointError("models.config_type", key=key, value=value, expected="object", path=self.path)
+            raise self._wrong_type(key, value, "object")
         return HFConfig(value, self.path)
 
     def choice(self, key: str, choices: Mapping[str, T], default: str) -> T:
@@ -122,6 +120,9 @@ class HFConfig:
         self.used.add(key)
         return self.values.get(key, default)
 
+    def _wrong_type(self, key: str, value: object, expected: str) -> CheckpointError:
+        return CheckpointError("models.config_type", key=key, value=value, expected=expected, path=self.path)
+
     def _typed(self, key: str, kind: type[T] | tuple[type[T], ...], default: T | None) -> T:
         value = self._value(key)
         if value is None:
@@ -130,7 +131,7 @@ class HFConfig:
             raise CheckpointError("models.config_missing", key=key, path=self.path)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             expected = kind.__name__ if isinstance(kind, type) else "number"
-            raise CheckpointError("models.config_type", key=key, value=value, expected=expected, path=self.path)
+            raise self._wrong_type(key, value, expected)
         return value
 
 
