@@ -34,13 +34,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 tokenizer_group = LazyGroup("tokenizer", TOKENIZER, verb="tokenizer")
 data_group = LazyGroup("data", DATA, verb="data")
 main = LazyGroup("wenlu", VERBS, verb="wenlu")
-main.params.append(
-    Option(
-        ["--version"],
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_show_version,
-        help_id="cli.option_version",
-    )
+version = Option(
+    ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help_id="cli.option_version"
 )
+main.params.append(version)

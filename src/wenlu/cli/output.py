@@ -36,18 +36,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from wenlu.cli.parsing import JSON_KEY, argument, command, given_settings, json_option, option, usage_error
-from wenlu.core import messages
-from wenlu.core.errors import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_SIGINT,
-    EXIT_SIGTERM,
-    DataError,
-    DeviceError,
-    Terminated,
-    WenluError,
-    is_out_of_memory,
-)
+from wenlu.core import errors, messages
+from wenlu.core.errors import DataError, DeviceError, Terminated, WenluError, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -173,10 +163,10 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
     except (KeyboardInterrupt, click.Abort) as stop:
         before()
         print(messages.text("cli.interrupted"), file=sys.stderr)
-        return EXIT_SIGTERM if isinstance(stop, Terminated) else EXIT_SIGINT
+        return errors.EXIT_SIGTERM if isinstance(stop, Terminated) else errors.EXIT_SIGINT
     except BrokenPipeError:
         _broken_output()
-        return EXIT_FAILED
+        return errors.EXIT_FAILED
     except (WenluError, click.ClickException, OSError, MemoryError, RuntimeError) as failure:
         known = _as_ours(failure)
         if known is None:
@@ -184,7 +174,7 @@ def _outcome(call: Callable[[], object], *, json_output: bool, before: Callable[
         before()
         _show(known, json_output=json_output)
         return known.exit_code
-    return code if isinstance(code, int) else EXIT_DONE
+    return code if isinstance(code, int) else errors.EXIT_DONE
 
 
 @contextlib.contextmanager

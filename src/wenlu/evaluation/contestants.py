@@ -58,14 +58,9 @@ class Contestant:
 
     def as_record(self) -> dict[str, object]:
         """Name, path, tokenizer and costs for JSON."""
-        return {
-            "name": self.name,
-            "path": str(self.bundle.path),
-            "tokenizer": self.bundle.tokenizer.fingerprint,
-            "parameters": self.parameters,
-            "seconds": self.seconds,
-            "trained_tokens": self.trained_tokens,
-        }
+        costs = {name: getattr(self, name) for name in ("parameters", "seconds", "trained_tokens")}
+        tokenizer = self.bundle.tokenizer.fingerprint
+        return {"name": self.name, "path": str(self.bundle.path), "tokenizer": tokenizer, **costs}
 
 
 def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contestant:

@@ -33,14 +33,8 @@ from wenlu.tokenization.template import BERT, has_template, set_template
 Side = Literal["source", "target"]
 
 CHAT_TEMPLATE = "chat_template.jinja"
-FILES: tuple[str, ...] = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    CHAT_TEMPLATE,
-)
-FILES += sentencepiece_files.MARIAN_FILES
+FILES: tuple[str, ...] = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+FILES += (CHAT_TEMPLATE, *sentencepiece_files.MARIAN_FILES)
 _END_NAMES = ("eos_token", "sep_token")
 _END_CANDIDATES = (END_TOKEN, "</s>", "<|im_end|>", "[SEP]")
 _PAD_CANDIDATES = (PAD_TOKEN, "<pad>", "[PAD]")
