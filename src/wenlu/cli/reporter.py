@@ -92,14 +92,9 @@ class Reporter(logging.Handler):
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self.bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        name, detail = (TextColumn(f"{{task.{shown}}}", markup=False) for shown in ("description", "fields[detail]"))
+        columns = (name, BarColumn(), detail, TimeRemainingColumn())
+        self.bars = Bars(*columns, console=Console(stderr=True), transient=True)
         self.bars.start()
         return self.bars
 

@@ -64,16 +64,9 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
     publish(path, write, replace=replace)
     losses = [*fitted.component_losses, fitted.loss]
     bits = [mixed.bits_per_byte(loss) for loss in losses]
-    record = {
-        "path": str(path),
-        "models": [first, second],
-        "weights": list(fitted.weights),
-        "losses": losses,
-        "bits_per_byte": bits,
-        "documents": mixed.documents,
-        "tokens": fitted.tokens,
-        "context": context,
-    }
+    made = {"path": str(path), "models": [first, second], "weights": list(fitted.weights)}
+    counts = {"documents": mixed.documents, "tokens": fitted.tokens, "context": context}
+    record = {**made, "losses": losses, "bits_per_byte": bits, **counts}
     shown = [*(f"{weight:.3f}" for weight in fitted.weights), ""]
     names = [first, second, text("mixture.mixed")]
     rows = [
@@ -81,7 +74,7 @@ def command(first: str, second: str, data: str, target: str, context: int, max_t
         for name, weight, loss, bit in zip(names, shown, losses, bits, strict=True)
     ]
     columns = [text(f"mixture.column_{name}") for name in ("model", "weight", "loss", "bits")]
-    title = text("mixture.title", documents=mixed.documents, tokens=fitted.tokens, context=context)
+    title = text("mixture.title", **counts)
     footer = text("mixture.written", path=path) + "\n" + text("mixture.on_fitting_text") + "\n"
     output.result(record, text=footer, table=output.table(columns, rows, title=title))
 

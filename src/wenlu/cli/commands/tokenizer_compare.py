@@ -59,9 +59,7 @@ def command(directories: tuple[str, ...], paths: tuple[str, ...], values: dict[s
     record: dict[str, object] = {
         "tokenizers": {
             directory: {
-                "kind": tokenizers[directory].kind,
-                "vocab_size": tokenizers[directory].vocab_size,
-                "fingerprint": tokenizers[directory].fingerprint,
+                **{name: getattr(tokenizers[directory], name) for name in ("kind", "vocab_size", "fingerprint")},
                 "languages": {
                     language: {
                         **asdict(tally),

@@ -64,14 +64,9 @@ def _show_tokens(text: str, tokenizer: Tokenizer) -> None:
     pieces = list(zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True))
     round_trips = tokenizer.round_trips(text, encoding.ids)
     num_bytes = len(text.encode("utf-8"))
-    record: dict[str, object] = {
-        "text": text,
-        "tokens": [{"token": token, "id": id, "start": start, "end": end} for token, id, (start, end) in pieces],
-        "num_tokens": len(pieces),
-        "bytes": num_bytes,
-        "characters": len(text),
-        "round_trips": round_trips,
-    }
+    tokens = [{"token": token, "id": id, "start": start, "end": end} for token, id, (start, end) in pieces]
+    counted = {"num_tokens": len(pieces), "bytes": num_bytes, "characters": len(text)}
+    record = {"text": text, "tokens": tokens, **counted, "round_trips": round_trips}
     rows = [
         (number, _visible(token), id, f"{start}-{end}", _visible(text[start:end]))
         for number, (token, id, (start, end)) in enumerate(pieces)
