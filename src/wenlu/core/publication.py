@@ -150,9 +150,8 @@ def read_manifest(directory: Path) -> Manifest:
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > MANIFEST_FORMAT:
         raise CheckpointError("core.manifest_newer", path=path, found=raw["format"], known=MANIFEST_FORMAT)
     try:
-        files = {
-            _safe_name(name): FileRecord(str(row["sha256"]), int(row["bytes"])) for name, row in raw["files"].items()
-        }
+        rows = raw["files"].items()
+        files = {_safe_name(name): FileRecord(str(row["sha256"]), int(row["bytes"])) for name, row in rows}
         if raw["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {raw['format']!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -128,9 +128,8 @@ def _llama3_scaling(header: Header, *, head_dim: int, theta: float, original_max
         original_max_positions=original_max_positions,
     )
     if not torch.allclose(found, rope_factors(scaling, head_dim=head_dim, theta=theta), rtol=1e-4):
-        header.refuse(
-            ROPE_FACTORS, found.tolist()[:8], f"llama3: {LLAMA3_LOW}, {LLAMA3_HIGH}, {original_max_positions}"
-        )
+        possible = f"llama3: {LLAMA3_LOW}, {LLAMA3_HIGH}, {original_max_positions}"
+        header.refuse(ROPE_FACTORS, found.tolist()[:8], possible)
     return scaling.to_hf()
 
 
@@ -197,12 +196,8 @@ class Tensors:
         header = read_header(path, vocabulary=False)
         architecture = header.text("general.architecture")
         num_heads = _size(header, f"{architecture}.attention.head_count", most=_MOST_HEADS)
-        self.layout = Layout.of(
-            architecture,
-            num_heads=num_heads,
-            num_kv_heads=_size(header, f"{architecture}.attention.head_count_kv", num_heads, most=_MOST_HEADS),
-            path=path,
-        )
+        num_kv_heads = _size(header, f"{architecture}.attention.head_count_kv", num_heads, most=_MOST_HEADS)
+        self.layout = Layout.of(architecture, num_heads=num_heads, num_kv_heads=num_kv_heads, path=path)
         self.infos = {self.layout.theirs(name): info for name, info in header.tensors.items() if name != ROPE_FACTORS}
         self.path = path
         self.data = _mapped(path)

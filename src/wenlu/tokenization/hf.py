@@ -55,15 +55,9 @@ EXPRESSED = frozenset(
 
 _ROBERTA = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
 _TEMPLATES = {
-    "bert": BERT,
-    "distilbert": BERT,
-    "electra": BERT,
-    "albert": BERT,
-    "roberta": _ROBERTA,
-    "xlmroberta": _ROBERTA,
-    "bart": _ROBERTA,
-    "t5": ("$A </s>", "$A </s> $B </s>"),
-    "mt5": ("$A </s>", "$A </s> $B </s>"),
+    **dict.fromkeys(("bert", "distilbert", "electra", "albert"), BERT),
+    **dict.fromkeys(("roberta", "xlmroberta", "bart"), _ROBERTA),
+    **dict.fromkeys(("t5", "mt5"), ("$A </s>", "$A </s> $B </s>")),
     "marian": ("$A </s>", "$A $B </s>"),
 }
 

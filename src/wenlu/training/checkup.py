@@ -70,8 +70,7 @@ def gather_facts() -> dict[str, dict[str, object]]:
         },
         "threads": {
             "torch": torch.get_num_threads(),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
         },
         "speed": _speed(cores, int(min(_COPIED_BYTES, _number(memory.free) / 8))),
         "memory": {"total": memory.total, "limit": memory.limit, "free": memory.free},
@@ -224,12 +223,8 @@ def _cuda() -> dict[str, object]:
     except RuntimeError as error:
         failure = str(error).strip().partition("\n")[0]
     driver = re.search(r"Kernel Module\D*([\d.]+)", machine.read_quietly(Path("/proc/driver/nvidia/version")))
-    return {
-        "built": torch.version.cuda,
-        "driver": driver[1] if driver else None,
-        "failure": failure,
-        "devices": devices,
-    }
+    version = driver[1] if driver else None
+    return {"built": torch.version.cuda, "driver": version, "failure": failure, "devices": devices}
 
 
 def _number(value: object, unknown: float = math.inf) -> float:

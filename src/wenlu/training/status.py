@@ -38,13 +38,8 @@ def commit() -> str | None:
     if not (source / ".git").exists():
         return None
     try:
-        found = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
+        command = ["git", "--no-optional-locks", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

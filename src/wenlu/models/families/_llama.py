@@ -250,13 +250,10 @@ def _rope(hf: HFConfig, default: float, local_default: float | None) -> tuple[fl
     if kind != "llama3":
         hf.refuse("rope_type", kind, "default, linear, llama3")
     longest = scaling.integer("original_max_position_embeddings", hf.optional_integer("max_position_embeddings"))
-    return (
-        theta,
-        RopeScaling(
-            factor=scaling.number("factor"),
-            low_frequency_factor=scaling.number("low_freq_factor"),
-            high_frequency_factor=scaling.number("high_freq_factor"),
-            original_max_positions=longest,
-        ),
-        local_theta,
+    scaled = RopeScaling(
+        factor=scaling.number("factor"),
+        low_frequency_factor=scaling.number("low_freq_factor"),
+        high_frequency_factor=scaling.number("high_freq_factor"),
+        original_max_positions=longest,
     )
+    return theta, scaled, local_theta
