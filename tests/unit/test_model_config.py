@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -65,6 +66,7 @@ OTHER = {
     "embedding_size": 12, "order": 3,
 }  # fmt: skip
 NO_SIZES = {"kind", "start"}  # which model it is, or where it comes from
+LIKE_LLAMA = {"gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
 SMALL = {"hidden_size": 16, "num_heads": 4, "num_layers": 2}
 
 
@@ -132,6 +134,45 @@ def test_a_config_of_absurd_sizes_is_refused_by_name_at_once(kind: str, tmp_path
                 assert error.id.startswith("models."), (key, value, error)
             assert time.perf_counter() - started < 1, (key, value)
     assert refused > 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["num_heads", "hidden_size", "head_dim", "num_layers"])
+def test_a_setting_of_0_is_refused_by_its_name(kind: str, name: str) -> None:
+    """Also where the default of another setting is made by dividing by it."""
+    if name not in family(kind).uses:
+        return
+    with pytest.raises(SettingsError) as refused:
+        build_model(ModelSettings(kind=kind, **{name: 0}), vocab_size=50, end_id=0, sequence_length=8)
+    assert (refused.value.id, refused.value.values["name"]) == ("models.size", name)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "head_dim" not in family(kind).uses or kind in LIKE_LLAMA])
+def test_more_heads_than_the_width_are_refused_as_such(kind: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        build_model(ModelSettings(kind=kind, num_heads=1000), vocab_size=50, end_id=0, sequence_length=8)
+    assert refused.value.id == "models.heads_split"
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "values"),
+    [
+        ("t5", "relative_attention_num_buckets", (0, 1, 2, 3)),
+        ("gemma2", "query_pre_attn_scalar", (math.inf, math.nan, 0, -1)),
+    ],
+)
+def test_numbers_that_nothing_can_be_computed_with_are_refused(
+    kind: str, key: str, values: tuple[float, ...], tmp_path: Path
+) -> None:
+    save_model(build_model(ModelSettings(kind=kind, **SMALL), vocab_size=50, end_id=0, sequence_length=8), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert load_model(tmp_path) and key in config
+    for value in values:
+        path.write_text(json.dumps({**config, key: value}), encoding="utf-8")
+        with pytest.raises((SettingsError, CheckpointError)) as refused:
+            load_model(tmp_path)
+        assert refused.value.id in ("models.size", "models.config_unsupported")
 
 
 def test_a_misspelt_kind_gets_a_suggestion() -> None:

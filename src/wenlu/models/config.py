@@ -118,12 +118,12 @@ class StackConfig:
     def __post_init__(self) -> None:
         for name in _SIZES:
             if getattr(self, name) is not None:
-                check_size(name, getattr(self, name), least=int(name != "num_segments"))
-        check_size("num_heads * head_dim", self.num_heads * self.head_size)
+                check_size(name, getattr(self, name), least=_LEAST.get(name, 1))
         for name in _DROPOUTS:
             check_dropout(name, getattr(self, name))
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise SettingsError("models.heads_split", hidden_size=self.hidden_size, num_heads=self.num_heads)
+        check_size("num_heads * head_dim", self.num_heads * self.head_size)
         if self.num_heads % self.kv_heads:
             raise SettingsError("models.kv_heads_split", num_heads=self.num_heads, num_kv_heads=self.kv_heads)
         if self.num_layers % self.distinct_layers:
@@ -169,6 +169,7 @@ _SIZES = (
     *("num_distinct_layers", "memory_size", "window", "full_every", "embedding_size", "mel_bins"),
     *("num_segments", "relative_buckets", "relative_distance"),
 )
+_LEAST = {"num_segments": 0, "relative_buckets": 4}  # a half of the buckets looks each way, a half of it one by one
 _DROPOUTS = tuple(field.name for field in fields(StackConfig) if field.name.endswith("_dropout"))
 _DEFAULTS = {field.name: field.default for field in fields(StackConfig)}
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # what only some answers to another choice read

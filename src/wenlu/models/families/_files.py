@@ -53,7 +53,7 @@ class HFConfig:
     def scale(self, key: str, default: float | None = None) -> float:
         """What divides by the square root of a required number above 0."""
         value = self.number(key, default)
-        return math.pow(value, -0.5) if value > 0 else self.refuse(key, value, "> 0")
+        return math.pow(value, -0.5) if 0 < value < math.inf else self.refuse(key, value, "> 0")
 
     def boolean(self, key: str, default: bool) -> bool:
         """A truth value."""

@@ -201,7 +201,7 @@ class LlamaKind(TransformerFamily):
             "num_attention_heads": num_heads,
             "num_key_value_heads": given(settings.num_kv_heads, num_heads),
             "head_dim": settings.head_dim,
-            "query_pre_attn_scalar": given(settings.head_dim, hidden_size // num_heads),
+            "query_pre_attn_scalar": given(settings.head_dim, max(1, hidden_size // num_heads)),
             "intermediate_size": given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
             "max_position_embeddings": given(settings.max_positions, sequence_length),
             "rope_theta": given(settings.rope_theta, DEFAULT_ROPE_THETA),

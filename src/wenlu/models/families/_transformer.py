@@ -18,7 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, SettingsError
-from wenlu.models.config import FeedForwardKind, Head, ModelSettings, Scheme, StackConfig, TransformerConfig, given
+from wenlu.models.config import (
+    FeedForwardKind,
+    Head,
+    ModelSettings,
+    Scheme,
+    StackConfig,
+    TransformerConfig,
+    check_size,
+    given,
+)
 from wenlu.models.families._files import HFConfig, Weights, write_model
 from wenlu.models.initialization import initialize
 from wenlu.models.transformer import Transformer, on_meta
@@ -122,6 +131,8 @@ class TransformerFamily(ABC):
 
     def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
         """The config of a new model."""
+        for name in ("hidden_size", "num_heads", "head_dim"):  # which are divided before a config looks at them
+            check_size(name, given(getattr(settings, name), 1))
         return self.config(HFConfig(self.new_hf(settings, vocab_size, sequence_length), _SETTINGS))
 
     def build(
