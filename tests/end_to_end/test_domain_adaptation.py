@@ -32,7 +32,7 @@ OTHERS = ["rain", "falls", "on", "green", "hills", "the", "a", "in", "spring", "
 COMMON = ("train.batch_size=4", "train.sequence_length=32", "train.threads=1", "train.precision=fp32")
 COMMON += ("data.document=line", "train.budget=none", "evaluate.max_tokens=500", "optimizer.learning_rate=0.01")
 SMALL = ("model.num_layers=1", "model.num_heads=2", "model.hidden_size=16", "tokenizer.vocab_size=320")
-PRESETS = {"causal": "llama-tiny", "masked": "bert-tiny"}
+PRESETS = {"causal": ("llama-tiny",), "masked": ("bert-tiny", "task.mask_rate=0.15")}  # the default of models from afar
 NEW, OLD = ("--data", "new-held.jsonl"), ("--old-data", "old-held.jsonl")
 
 
@@ -62,7 +62,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for kind, preset in PRESETS.items():
-            settings = ("train", "--preset", preset, *COMMON, "train.steps=60")
+            settings = ("train", "--preset", *preset, *COMMON, "train.steps=60")
             wenlu(*settings, *SMALL, "--data", "old.txt", "-o", f"runs/{kind}")
             wenlu(*settings, f"model.start=runs/{kind}", "--data", "new.txt", "-o", f"runs/{kind}-new")
     return home
@@ -154,7 +154,7 @@ def test_encoders_of_different_objectives_are_compared_as_masked_models(
     settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     """The same masked tokens for all, with default settings, and it is said."""
-    words = ("--preset", "bert-tiny", *COMMON, "train.steps=3", "model.start=runs/masked", "--data", "new.txt")
+    words = ("--preset", *PRESETS["masked"], *COMMON, "train.steps=3", "model.start=runs/masked", "--data", "new.txt")
     wenlu("train", *words, *settings, "-o", tmp_path / "other")
     found = wenlu("compare", "masked", tmp_path / "other", *NEW, "--context", "24", "--json")
     assert settings[0].rpartition("=")[2] in found.stderr and "scored by masked_lm" in found.stderr
@@ -168,7 +168,14 @@ def test_encoders_of_different_objectives_are_compared_as_masked_models(
 
 
 def test_models_of_one_objective_are_compared_by_it(tmp_path: Path) -> None:
-    words = ("--preset", "bert-tiny", *COMMON, "train.steps=3", "task.name=next_sentence", "model.start=runs/masked")
+    words = (
+        "--preset",
+        *PRESETS["masked"],
+        *COMMON,
+        "train.steps=3",
+        "task.name=next_sentence",
+        "model.start=runs/masked",
+    )
     for name in ("a", "b"):
         wenlu("train", *words, f"train.seed={ord(name)}", "--data", "new.txt", "-o", tmp_path / name)
     found = wenlu("compare", tmp_path / "a", tmp_path / "b", *NEW, "--json")
@@ -242,8 +249,27 @@ def test_what_cannot_be_compared_is_refused(
     ],
 )
 def test_options_that_do_not_fit_are_refused(words: tuple[str, ...], said: str) -> None:
+    """Before any model is scored, which may take long."""
     refused = wenlu("compare", "masked", "masked-new", *NEW, *words, code=2)
     assert said in refused.stderr and not refused.stdout
+    assert "scoring" not in refused.stderr
+
+
+@pytest.mark.parametrize("spoilt", ["cls.predictions.transform.LayerNorm.weight", "bert.pooler.dense.weight"])
+def test_a_model_that_says_nan_is_neither_scored_nor_the_best(spoilt: str, tmp_path: Path) -> None:
+    """As for models of next tokens: NaN is not less than any loss. The pooler is only in what judges pairs."""
+    words = ("train.steps=1", "task.name=next_sentence", "model.start=runs/masked", "--data", "old.txt")
+    wenlu("train", "--preset", *PRESETS["masked"], *COMMON, *words, "-o", tmp_path / "run")
+    shutil.copytree(tmp_path / "run/final", tmp_path / "spoilt", ignore=shutil.ignore_patterns(MANIFEST))
+    weights = load_file(tmp_path / "spoilt/model.safetensors")
+    weights[spoilt][:] = math.nan
+    save_file(weights, tmp_path / "spoilt/model.safetensors", metadata={"format": "pt"})
+    text = [json.dumps({"text": (" ".join(WORDS) + ". ") * 4}) for _ in range(20)]  # long enough for pairs
+    (tmp_path / "long.jsonl").write_text("\n".join(text), encoding="utf-8")
+    for verb in ("evaluate", "compare"):
+        others = () if verb == "evaluate" else (tmp_path / "run",)
+        refused = wenlu(verb, tmp_path / "spoilt", *others, "--data", tmp_path / "long.jsonl", code=1)
+        assert "NaN" in refused.stderr and not refused.stdout
 
 
 def test_a_sample_and_the_length_of_rows(tmp_path: Path) -> None:

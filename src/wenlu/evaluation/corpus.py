@@ -7,6 +7,8 @@ from pathlib import Path
 
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.log import notice, warn
+from wenlu.data.files import find_files
+from wenlu.data.report import Report
 from wenlu.data.store import SPLITS, Split, Store
 from wenlu.evaluation.documents import EvaluationText, TokenizedDocument, encode_texts, file_texts, store_documents
 from wenlu.tokenization.tokenizer import Tokenizer
@@ -19,12 +21,14 @@ def open_corpus(data: Sequence[str], *, split: str | None = None) -> Corpus:
 
     Raises:
         DataError: ``evaluation.empty_split``, or whatever is wrong with the store.
+            ``data.missing_file`` and others for what are no files of text.
         SettingsError: ``evaluation.split_unread`` when text files are given with a split.
     """
     if len(data) == 1 and Store.is_store(Path(data[0])):
         return StoreCorpus(Path(data[0]), split or DEFAULT_SPLIT)
     if split is not None:
         raise SettingsError("evaluation.split_unread", split=split, path=data[0])
+    find_files(data, Report())  # which a scorer would ask for only when its turn comes
     return FilesCorpus(data)
 
 

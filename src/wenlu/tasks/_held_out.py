@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wenlu.core.errors import DataError
+from wenlu.core.errors import DataError, NotFiniteError
 from wenlu.core.reproducibility import numpy_generator
 from wenlu.data.store import TokenStore
 from wenlu.models.device import device_of
@@ -48,13 +48,18 @@ def held_out(
 
     Raises:
         DataError: ``evaluation.no_documents``, ``evaluation.no_targets``.
+        NotFiniteError: ``evaluation.not_finite``: no model is better or worse than one that says NaN.
     """
     parts: list[Guesses] = []
     device, was_training = device_of(model), model.training
     model.eval()
     try:
         for batch in _batches(objective, store, tokenizer, sequence_length=sequence_length, max_tokens=max_tokens):
-            parts += objective.predict(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            found = objective.predict(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            guessed = [*found, *(part.pairs for part in found if part.pairs is not None)]
+            if any(np.isnan(one.log_probs).any() for one in guessed):
+                raise NotFiniteError("evaluation.not_finite")
+            parts += found
     finally:
         model.train(was_training)
     return HeldOut(objective.scores(parts), tuple(parts))

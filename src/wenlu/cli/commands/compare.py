@@ -62,8 +62,7 @@ def command(
         raise RequestError("evaluation.limit", found=limit_bytes)
     score = _scorer(contestants, context, stride, f"sample-of-{limit_bytes}-bytes" if limit_bytes else "all")
     found = []
-    for paths in (data, old_data) if old_data else (data,):
-        corpus = open_corpus(paths, split=split)
+    for corpus in [open_corpus(paths, split=split) for paths in (data, old_data) if paths]:
         evaluations = _evaluations(contestants, corpus, score, limit_bytes)
         found.append(TextComparison(corpus, evaluations, compare(evaluations)))
     new, old = found[0], found[1] if old_data else None
