@@ -65,6 +65,23 @@ for words in {PAGES!r}:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [["--preset", "bert-tiny"], ["--data", "text.txt"], ["--dry-run"]])
+def test_options_that_contradict_each_other_are_refused_at_once(words: list[str]) -> None:
+    """Without the seconds that torch takes."""
+    program = f"""
+import sys
+from wenlu.cli.main import main
+try:
+    main(["train", "--resume", "nowhere", *{words!r}])
+except SystemExit as leave:
+    assert leave.code == 2, leave.code
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert words[0] in done.stderr
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     program = f"import sys, wenlu; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -54,6 +54,10 @@ def command(
         raise SettingsError("training.verify_alone")
     if allow_inexact and resume is None:
         raise SettingsError("training.allow_inexact_alone")
+    new = {"--preset": preset, "--data": data, "--budget": budget, "--output": target, "--dry-run": dry_run}
+    for name, value in new.items():
+        if value and resume is not None:
+            raise SettingsError("training.resume_option", option=name)
     from wenlu.evaluation.evaluator import evaluate_split
     from wenlu.training.run import resume_run, train_run
 
@@ -64,10 +68,6 @@ def command(
 
             return show_plan(resolved, path)
         return _report(train_run(resolved, path, evaluate=evaluate_split))
-    new = {"--preset": preset, "--data": data, "--budget": budget, "--output": target, "--dry-run": dry_run}
-    for name, value in new.items():
-        if value:
-            raise SettingsError("training.resume_option", option=name)
     path = _run_path(resume)
     if verify:
         return _verify(path)
