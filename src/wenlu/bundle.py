@@ -16,6 +16,7 @@ from wenlu.core.runs import resolve_model
 from wenlu.core.version import __version__
 from wenlu.generation import settings as generation_settings
 from wenlu.generation.settings import GenerationSettings
+from wenlu.models.adapters import FOLDER, load_adapted, write_adapter
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.models.config import LanguageModel, given
 from wenlu.models.device import DeviceName, pick_device
@@ -54,11 +55,11 @@ class Bundle:
         return cast(Measured, self.model)
 
 
-def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") -> Bundle:
+def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu", adapter: Path | None = None) -> Bundle:
     """Load a model directory, a run or a name under ``runs/``; None is the newest finished run, which is announced.
 
     With a manifest, weights must be what was written and edited text files are announced; a directory without one is
-    announced as unverified. The model is in evaluation mode.
+    announced as unverified. The model is in evaluation mode; an ``adapter`` is PEFT's files of LoRA paths for it.
 
     Raises:
         CheckpointError: the directory is missing, damaged, a pickle, or has files that are no model of ours.
@@ -70,7 +71,7 @@ def load_bundle(where: str | Path | None = None, *, device: DeviceName = "cpu") 
     path = resolve_model(where)
     verify(path, strict=False)
     task, generation, tokenizer = _read_task(path), generation_settings.load(path), Tokenizer.load(path)
-    model = load_model(path)
+    model = load_model(path) if adapter is None else load_adapted(path, adapter)
     refuse_strangers(model, tokenizer, path)
     return Bundle(model.to(place).eval(), tokenizer, task or default_task(model), generation, path)
 
@@ -83,12 +84,16 @@ def save_bundle(
     task: str | None = None,
     generation: GenerationSettings | None = None,
     provenance: Mapping[str, str | int | float] | None = None,
+    base: str | None = None,
 ) -> None:
     """Write the files of a model directory into an existing folder (no manifest: ``core.runs.publish`` adds it).
 
-    Without a ``task`` it is ``default_task``.
+    Without a ``task`` it is ``default_task``. Of a model with LoRA the paths are merged; beside it they are written as
+    an adapter of ``base``, where they were trained.
     """
     save_model_files(directory, model=model, tokenizer=tokenizer, generation=generation or GenerationSettings())
+    if base is not None:
+        write_adapter(model, directory / FOLDER, base=base)
     (directory / FILE_NAME).write_text(_toml(task or default_task(model), provenance or {}), encoding="utf-8")
 
 

@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from wenlu.bundle import Bundle, load_bundle, refuse_strangers, save_bundle, save_model_files
 from wenlu.core.downloads import partial_downloads
 from wenlu.core.errors import CheckpointError
-from wenlu.core.log import LOGGER, Notice, warn
-from wenlu.core.publication import MANIFEST, check_target, publish
+from wenlu.core.log import LOGGER, Notice, notice, warn
+from wenlu.core.publication import MANIFEST, check_target, publish, verify
+from wenlu.core.runs import resolve_model
 from wenlu.generation import embedding
 from wenlu.generation import settings as generation_settings
-from wenlu.models import pickled
+from wenlu.models import adapters, pickled
 from wenlu.models.build import family
 from wenlu.models.checkpoint import OWN_PREFIX, load_model
 from wenlu.models.families._files import INDEX, WEIGHTS, HFConfig, read_config
 from wenlu.models.families._transformer import TransformerFamily
+from wenlu.models.lora import merged_state
 from wenlu.tokenization import hf, sentencepiece_files
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -116,6 +118,65 @@ def export_hf(where: str | Path | None, target: Path, *, replace: bool = False) 
     return bundle
 
 
+def export_adapter(where: str | Path | None, target: Path, *, replace: bool = False) -> Path:
+    """Write PEFT's two files of a model that was trained with LoRA into a directory; where they came from.
+
+    Raises:
+        CheckpointError: ``exchange.no_adapter``.
+        DataError: the target exists.
+    """
+    check_target(target, replace=replace)
+    source = find_adapter(where)
+
+    def write(directory: Path) -> None:
+        for name in (adapters.CONFIG, adapters.WEIGHTS):
+            shutil.copyfile(source / name, directory / name)
+
+    publish(target, write, replace=replace)
+    return source
+
+
+def merge_adapter(adapter: str | Path, base: str | Path, target: Path, *, replace: bool = False) -> Path:
+    """Write a base with an adapter's paths merged into its matrices, in float32, as a model directory; the base's path.
+
+    Raises:
+        CheckpointError: ``exchange.no_adapter``, ``models.adapter_*`` for one that does not fit the base.
+        DataError: the target exists.
+    """
+    check_target(target, replace=replace)
+    folder = find_adapter(adapter)
+    bundle = load_bundle(base, adapter=folder)
+    if left := sorted({path.name for path in folder.iterdir()} - {adapters.CONFIG, adapters.WEIGHTS, MANIFEST}):
+        notice("exchange.adapter_left", path=folder, names=", ".join(left))
+    provenance = {"base": bundle.path.resolve().name, "adapter": folder.resolve().name}
+
+    def write(directory: Path) -> None:
+        save_bundle(
+            directory, model=bundle.model, tokenizer=bundle.tokenizer, task=bundle.task, generation=bundle.generation,
+            provenance=provenance,
+        )  # fmt: skip
+        embedding.copy_settings(bundle.path, directory)
+        _check_equal(bundle.model, directory)
+
+    publish(target, write, replace=replace)
+    return bundle.path
+
+
+def find_adapter(where: str | Path | None) -> Path:
+    """The directory of an adapter's files: itself, or the one in a model directory that was trained with LoRA.
+
+    Raises:
+        CheckpointError: ``exchange.no_adapter``, or there is nothing of that name.
+    """
+    path = Path(where or ".")
+    if where is None or not (path / adapters.CONFIG).is_file():
+        path = resolve_model(where) / adapters.FOLDER
+    if not (path / adapters.CONFIG).is_file():
+        raise CheckpointError("exchange.no_adapter", path=path.parent)
+    verify(path.parent if path.name == adapters.FOLDER and (path.parent / MANIFEST).is_file() else path, strict=False)
+    return path
+
+
 def check_source(source: Path) -> None:
     """Refuse what cannot be a model directory, and say where one may be.
 
@@ -190,7 +251,7 @@ def _check_equal(model: nn.Module, directory: Path) -> None:
     """
     shutil.rmtree(directory / "converted", ignore_errors=True)
     again = load_model(directory).state_dict()
-    state = model.state_dict()
+    state = merged_state(model)
     both = state.keys() & again.keys()
     differ = sorted((state.keys() ^ again.keys()) | {name for name in both if not _same_bits(state[name], again[name])})
     if differ:

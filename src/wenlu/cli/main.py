@@ -19,7 +19,7 @@ VERBS = {
     "tokenizer": "wenlu.cli.main:tokenizer_group",
     "data": "wenlu.cli.main:data_group",
     **_modules("", "plan", "train", "evaluate", "compare", "score", "generate", "fill", "embed", "mix"),
-    **_modules("", "import", "export", "parity", "describe", "doctor"),
+    **_modules("", "import", "export", "merge", "parity", "describe", "doctor"),
 }
 
 

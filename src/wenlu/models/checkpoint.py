@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wenlu.core import plugins
 from wenlu.core.errors import CheckpointError
@@ -39,25 +40,27 @@ def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> nn.Mod
     Raises:
         CheckpointError: a file is missing, damaged, pickled or not of a kind known here, or tensors do not fit.
     """
-    hf = _config(directory)
-    return family(_kind(hf, directory)).load(hf, directory, dtype=dtype).eval()
+    hf, kind = read_kind(directory)
+    return family(kind).load(hf, directory, dtype=dtype).eval()
 
 
-def model_kind(directory: Path) -> str:
-    """The kind of model of a directory or of a GGUF file: the name of its family.
+def read_kind(directory: Path) -> tuple[dict[str, object], str]:
+    """What the config.json of a directory, or a GGUF file, says of its model, and the name of the model's family.
 
     Raises:
         CheckpointError: there is no config, it is damaged, or it is of no kind known here.
     """
-    return _kind(_config(directory), directory)
-
-
-def _config(directory: Path) -> dict[str, object]:
-    return gguf.read_config(directory) if gguf.is_gguf(directory) else read_config(directory)
-
-
-def _kind(hf: Mapping[str, object], directory: Path) -> str:
+    hf = gguf.read_config(directory) if gguf.is_gguf(directory) else read_config(directory)
     model_type, names = hf.get("model_type"), plugins.names(FAMILIES)
     if not isinstance(model_type, str) or model_type.removeprefix(OWN_PREFIX) not in names:
         raise CheckpointError("models.unknown_type", path=directory, found=model_type, known=", ".join(names))
-    return model_type.removeprefix(OWN_PREFIX)
+    return hf, model_type.removeprefix(OWN_PREFIX)
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, shapes, types and bytes of tensors, in the order of their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

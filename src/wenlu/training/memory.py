@@ -67,12 +67,13 @@ def memory_parts(model: nn.Module, settings: RunSettings) -> MemoryParts:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in roles}
     by_muon = {name for name in sizes if settings.optimizer.name == "muon" and roles[name] == "matrix"}
     moved, tokens = sum(sizes.values()), train.batch_size * train.sequence_length
+    held = sum(parameter.numel() for parameter in model.parameters())
     kept = language_model.statistics(sequence_length=train.sequence_length).activation_bytes_per_token * tokens
     output = max((size for name, size in sizes.items() if shapes[name][0] == language_model.vocab_size), default=0)
     chunk = min(settings.task.chunk_rows, tokens) * language_model.vocab_size
     return MemoryParts(
         libraries=LIBRARIES_BYTES,
-        weights=(6 if bf16 else 4) * moved,  # bf16: with the copies that the products read
+        weights=(6 if bf16 else 4) * held,  # bf16: with the copies that the products read
         gradients=4 * moved,
         optimizer=4 * sum(size if name in by_muon else 2 * size for name, size in sizes.items()),
         activations=int(kept * (_BF16_ACTIVATIONS if bf16 else 1) * (1 + _BACKWARD)),

@@ -24,6 +24,7 @@ from wenlu.core.log import Notice
 from wenlu.core.publication import sweep
 from wenlu.core.settings import Resolved, to_toml
 from wenlu.data.settings import DataSettings
+from wenlu.models.adapters import add_lora
 from wenlu.models.config import LanguageModel
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tasks._heads import with_heads
@@ -116,6 +117,7 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
             model = create_model(settings, vocab_size=corpus.vocab_size, end_id=0, train_tokens=corpus.train_tokens)
         if isinstance(task, CorpusObjective):
             model = with_heads(model, task.heads | {"language_model"}, seed=train.seed)
+        model = add_lora(model, settings.lora, seed=train.seed)
         parts = memory_parts(model, settings)
         found: Trial | Notice = Notice("plan.trial_too_large")
         if free is None or parts.peak(accumulation=train.accumulation) <= free:

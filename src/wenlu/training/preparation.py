@@ -23,6 +23,7 @@ from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store
 from wenlu.data.tokens import prepared_store
+from wenlu.models.adapters import add_lora
 from wenlu.models.build import build_model, family
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import describe_device, pick_device
@@ -173,16 +174,15 @@ def new_carried(model: nn.Module, settings: RunSettings) -> Carried | None:
 def prepare(resolved: Resolved[RunSettings], *, store: Store | None = None) -> Prepared:
     """Open the corpus, build the model, and resolve what the machine decides; not yet the steps."""
     resolved, task = resolve_settings(resolved)
-    settings = resolved.value
+    settings, train = resolved.value, resolved.value.train
     store = store or open_store(settings)
-    train = settings.train
     tokenizer, tokens = store.tokenizer, store.train.num_tokens
     model = create_model(settings, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, train_tokens=tokens)
     if settings.model.start is None:
         model = with_ids(model, start_token_id=tokenizer.context_id)
     if isinstance(task, CorpusObjective):
         model = task.equip(model, tokenizer, seed=train.seed)
-    model = model.to(pick_device(train.device))
+    model = add_lora(model, settings.lora, seed=train.seed).to(pick_device(train.device))
     if isinstance(model, Transformer):
         model.attention_backend = "eager" if train.attention == "eager" else "sdpa"
     assert train.layout != "auto"
@@ -230,7 +230,8 @@ def resolve_settings(resolved: Resolved[RunSettings]) -> tuple[Resolved[RunSetti
     task = create_task(resolved.value.task)
     with torch.device("meta"):
         model = create_model(resolved.value, vocab_size=_ANY_SIZE, end_id=0, train_tokens=None)
-    return fit_to_model(for_objective(resolved, task, model), model), task
+    resolved = for_objective(resolved, task, model)
+    return fit_to_model(resolved, add_lora(model, resolved.value.lora, seed=0)), task
 
 
 def fit_to_model(resolved: Resolved[RunSettings], model: nn.Module) -> Resolved[RunSettings]:

@@ -206,7 +206,7 @@ def restore(trainer: Trainer, checkpoint: Path) -> State:
     """Put a trainer into the state of a checkpoint, whose manifest and state the caller has checked."""
     state = read_state(checkpoint)
     copy_weights(load_model(checkpoint), trainer.model, path=checkpoint)
-    load_state(checkpoint, optimizer=trainer.optimizer, carried=trainer.carried)
+    load_state(checkpoint, model=trainer.model, optimizer=trainer.optimizer, carried=trainer.carried)
     trainer.step, trainer.skipped_in_a_row = state.step, state.skipped_in_a_row
     return state
 
@@ -376,7 +376,8 @@ class Consumer:
 
         def write(directory: Path) -> None:
             self._write_model(directory, step)
-            write_state(directory, state, optimizer=self.trainer.optimizer, carried=self.trainer.carried)
+            trainer = self.trainer
+            write_state(directory, state, model=trainer.model, optimizer=trainer.optimizer, carried=trainer.carried)
 
         publish(target, write, replace=target.exists())
         self.saved_step = step
@@ -392,8 +393,8 @@ class Consumer:
     def _write_model(self, directory: Path, step: int) -> None:
         store, name = self.prepared.store, self.run.path.resolve().name
         told: dict[str, str | int | float] = {"run": name, "step": step, "data": store.train.fingerprint}
-        task, model = self.settings.task.name, self.prepared.model
-        save_bundle(directory, model=model, tokenizer=store.tokenizer, task=task, provenance=told)
+        task, model, start = self.settings.task.name, self.prepared.model, self.settings.model.start
+        save_bundle(directory, model=model, tokenizer=store.tokenizer, task=task, provenance=told, base=start)
 
     def _stopped(self) -> RunResult:
         assert self.stop.signal is not None

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from wenlu.core.errors import SettingsError
 from wenlu.core.settings import refuse_outside
 from wenlu.data.settings import DataSettings
+from wenlu.models.adapters import LoraSettings
 from wenlu.models.config import ModelSettings
 from wenlu.models.device import DeviceName
 from wenlu.tasks._base import TaskSettings
@@ -109,6 +110,7 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -15,7 +15,7 @@ from wenlu.core.log import Notice
 from wenlu.core.runs import resolve_model
 from wenlu.core.settings import Resolved, changed, unused_setting
 from wenlu.models.build import family
-from wenlu.models.checkpoint import load_model, model_kind
+from wenlu.models.checkpoint import load_model, read_kind
 from wenlu.models.config import ModelSettings
 from wenlu.models.families._transformer import TransformerFamily
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
@@ -28,14 +28,16 @@ def from_start(resolved: Resolved[RunSettings]) -> Resolved[RunSettings]:
 
     Raises:
         SettingsError: ``core.setting_unused`` for what a user says of the model or of its tokenizer,
-            ``training.start_kind`` for what is not a Transformer.
+            ``training.start_kind`` for what is not a Transformer, ``training.lora_start`` for LoRA without a model.
         CheckpointError: there is no such model, or of no kind known here.
     """
     settings = resolved.value
     if settings.model.start is None:
+        if settings.lora.rank:
+            raise SettingsError("training.lora_start", rank=settings.lora.rank)
         return resolved
     path = resolve_model(settings.model.start)
-    model = ModelSettings(kind=model_kind(path), start=str(path.absolute()))
+    model = ModelSettings(kind=read_kind(path)[1], start=str(path.absolute()))
     if not isinstance(family(model.kind), TransformerFamily):
         raise SettingsError("training.start_kind", start=path)
     because = Notice("training.because", {"setting": "model.start", "value": path})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, NotFiniteError
+from wenlu.models.checkpoint import digest as digest
+from wenlu.models.lora import is_lora, lora_state
 from wenlu.tasks._base import Carried
 from wenlu.training.optimizers import Optimizer, own_memory
 
 FORMAT = 1
-_CARRIED = "carried/"
+_CARRIED, _LORA = "carried/", "lora/"
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,16 @@ def state_tensors(optimizer: Optimizer, carried: Carried | None) -> dict[str, Te
     return tensors
 
 
-def write_state(directory: Path, state: State, *, optimizer: Optimizer, carried: Carried | None) -> None:
-    """Write ``optimizer.safetensors`` and ``state.json`` into a checkpoint that is being made."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in state_tensors(optimizer, carried).items()}
-    save_file(tensors, directory / "optimizer.safetensors")
+def write_state(
+    directory: Path, state: State, *, model: nn.Module, optimizer: Optimizer, carried: Carried | None
+) -> None:
+    """Write ``optimizer.safetensors`` and ``state.json`` into a checkpoint that is being made.
+
+    The checkpoint's model has its paths of LoRA merged, so they and the matrices beside them are kept here.
+    """
+    tensors = state_tensors(optimizer, carried) | {_LORA + name: held for name, held in lora_state(model).items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, directory / "optimizer.safetensors")
     content = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
     (directory / "state.json").write_text(content + "\n", encoding="utf-8")
 
@@ -71,31 +78,27 @@ def read_state(directory: Path) -> State:
         raise CheckpointError("training.state_format", path=path, known=FORMAT) from error
 
 
-def load_state(directory: Path, *, optimizer: Optimizer, carried: Carried | None) -> None:
-    """Give the optimizer and the carried state back the tensors of a checkpoint, bit for bit.
+def load_state(directory: Path, *, model: nn.Module, optimizer: Optimizer, carried: Carried | None) -> None:
+    """Give LoRA, the optimizer and the carried state back the tensors of a checkpoint, bit for bit.
 
     Raises:
-        CheckpointError: ``models.weights_damaged``.
+        CheckpointError: ``models.weights_damaged``, ``training.optimizer_state`` for tensors of another model.
     """
     path = directory / "optimizer.safetensors"
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError("models.weights_damaged", path=path, detail=error) from error
+    for name, parameter in lora_state(model).items():
+        held = tensors.pop(_LORA + name, torch.empty(0))
+        if held.shape != parameter.shape:
+            raise CheckpointError("training.optimizer_state", tensor=_LORA + name, shape=tuple(held.shape))
+        parameter.data.copy_(held)
     mine = {name.removeprefix(_CARRIED): tensors.pop(name) for name in list(tensors) if name.startswith(_CARRIED)}
     optimizer.load_tensors(tensors)
     if carried is not None:
         places = {name: tensor.device for name, tensor in carried.tensors().items()}
         carried.load_tensors({name: own_memory(tensor, places[name]) for name, tensor in mine.items()})
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, shapes, types and bytes of tensors, in the order of their names."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
@@ -110,14 +113,15 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
 
 
 def copy_weights(source: nn.Module, target: nn.Module, *, path: Path) -> None:
-    """Copy the weights of a checkpoint into the memory that a model has.
+    """Copy the weights of a checkpoint into the memory that a model has, paths of LoRA apart.
 
     Raises:
         CheckpointError: ``training.other_model`` when the checkpoint is of a model of another shape.
     """
     with torch.no_grad():
         theirs = dict(source.named_parameters()) | dict(source.named_buffers())
-        mine = dict(target.named_parameters()) | dict(target.named_buffers())
+        mine: dict[str, Tensor] = {name: tensor for name, tensor in target.named_parameters() if not is_lora(name)}
+        mine |= dict(target.named_buffers())
         differing = [name for name in sorted(theirs.keys() | mine.keys()) if _shape(theirs, name) != _shape(mine, name)]
         if differing:
             raise CheckpointError(

@@ -12,6 +12,7 @@ from wenlu.core.runs import Run, checkpoint_step, verify
 from wenlu.core.settings import Resolved
 from wenlu.data.store import Store
 from wenlu.models.checkpoint import load_model
+from wenlu.models.lora import merged_state
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.inspection import Inspection, inspect_step
 from wenlu.training.precision import machine
@@ -131,14 +132,14 @@ def _compare_weights(run: Run, trainer: Trainer, checkpoint: Path, found: str) -
     logged = [line.get("digest") for line in saved]
     if found not in logged:
         raise GateError("training.verify_weights", path=run.path / "log.jsonl", step=step, expected=found, found=logged)
-    mine = digest(trainer.model.named_parameters())
+    mine = digest(merged_state(trainer.model).items())
     models = [checkpoint]
     final = run.path / "final"
     if final.is_dir() and run.status().get("step") == step:
         _refuse_damaged(final)
         models.append(final)
     for path in models:
-        theirs = digest(load_model(path).named_parameters())
+        theirs = digest(load_model(path).state_dict().items())
         if theirs != mine:
             raise GateError("training.verify_weights", path=path, step=step, expected=mine, found=theirs)
 

@@ -1,4 +1,4 @@
-"""``wenlu export RUN|DIR --format hf|gguf -o TARGET``: a model as other programs read it."""
+"""``wenlu export RUN|DIR --format hf|gguf|peft -o TARGET``: a model as other programs read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 @output.command("export")
 @argument("export", "model", required=False)
-@option("export", "--format", "target_format", type=click.Choice(["hf", "gguf"]), default="hf")
+@option("export", "--format", "target_format", type=click.Choice(["hf", "gguf", "peft"]), default="hf")
 @option("export", "-o", "--output", "target", required=True, metavar="TARGET")
 @option("export", "--type", "tensor_type", type=click.Choice(GGUF_TYPES), default=None)
 @option("export", "--replace", is_flag=True)
@@ -26,12 +26,15 @@ def command(model: str | None, target_format: str, target: str, tensor_type: str
     from wenlu.core.errors import SettingsError
 
     path = Path(target)
-    if target_format == "hf":
+    if target_format != "gguf":
         if tensor_type is not None:
-            raise SettingsError("exchange.type_unused", value=tensor_type)
-        from wenlu.exchange import export_hf
+            raise SettingsError("exchange.type_unused", value=tensor_type, format=target_format)
+        from wenlu.exchange import export_adapter, export_hf
 
-        source = export_hf(model, path, replace=replace).path
+        if target_format == "hf":
+            source = export_hf(model, path, replace=replace).path
+        else:
+            source = export_adapter(model, path, replace=replace)
     else:
         if replace:
             raise SettingsError("exchange.replace_unused")

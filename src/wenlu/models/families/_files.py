@@ -143,9 +143,11 @@ def written_choice(choices: Mapping[str, T], value: T) -> str | None:
 class Weights:
     """The tensors of a directory, in one file or in shards, or of a GGUF file, read from memory maps."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = WEIGHTS) -> None:
         self.directory = directory
-        self.files = {} if is_gguf(directory) else _files_of_tensors(directory)
+        self.path = directory if is_gguf(directory) else directory / name
+        self.files = {} if is_gguf(directory) else _files_of_tensors(self.path)
+        self.added: dict[str, Tensor] = {}  # what an adapter adds or replaces
         self.stack = ExitStack()
         self.read_names: set[str] = set()
         self.pages: dict[Path, Pages] = {}
@@ -156,8 +158,7 @@ class Weights:
         for path in sorted(set(self.files.values())):
             self.files |= {name: path for name in self._open(path).keys() if name not in self.files}  # noqa: SIM118
         if not self.files:  # one file without an index
-            path = self.directory if is_gguf(self.directory) else self.directory / WEIGHTS
-            self.files = dict.fromkeys(self._open(path).keys(), path)
+            self.files = dict.fromkeys(self._open(self.path).keys(), self.path)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -170,16 +171,24 @@ class Weights:
     @property
     def names(self) -> list[str]:
         """Names of all tensors, as the files say them."""
-        return list(self.files)
+        return [*self.files, *self.added]
+
+    def metadata(self) -> dict[str, str]:
+        """What the one file says besides its tensors."""
+        file = self.open[self.path]
+        said = {} if isinstance(file, gguf.Tensors) else file.metadata()  # type: ignore[no-untyped-call]
+        return said or {}
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the type of the file, mapped and not copied.
 
         What was copied of the tensor before it need no longer be resident in the file's own type as well.
         """
-        path = self.files[name]
         self._forget_last()
         self.read_names.add(name)
+        if name in self.added:
+            return self.added[name]
+        path = self.files[name]
         try:
             tensor: Tensor = self.open[path].get_tensor(name)
         except SafetensorError as error:
@@ -237,13 +246,13 @@ def write_model(directory: Path, config: Mapping[str, object], tensors: Mapping[
     save_file(on_cpu, directory / WEIGHTS, metadata={"format": "pt"})
 
 
-def read_config(directory: Path) -> dict[str, object]:
-    """The config.json of a model directory.
+def read_config(directory: Path, name: str = "config.json") -> dict[str, object]:
+    """The config.json of a model directory, or another file like it.
 
     Raises:
         CheckpointError: ``models.no_config`` or ``models.config_damaged``.
     """
-    path = directory / "config.json"
+    path = directory / name
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -259,21 +268,21 @@ def read_config(directory: Path) -> dict[str, object]:
     return values
 
 
-def _files_of_tensors(directory: Path) -> dict[str, Path]:
-    """Which shard holds which tensor; empty when there is one file.
+def _files_of_tensors(whole: Path) -> dict[str, Path]:
+    """Which shard holds which tensor; empty when there is one file, ``whole``.
 
     Raises:
         CheckpointError: ``models.pickle_refused`` when the weights are only there as a pickle.
     """
-    if (directory / WEIGHTS).is_file():
+    if whole.is_file():
         return {}
-    index = directory / INDEX
+    directory, index = whole.parent, whole.with_name(whole.name + ".index.json")
     if not index.is_file():
         pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickles:
             raise CheckpointError("models.pickle_refused", path=directory, files=", ".join(pickles))
         parts = ", ".join(partial_downloads(directory)) or "-"
-        raise CheckpointError("models.weights_missing", path=directory / WEIGHTS, parts=parts)
+        raise CheckpointError("models.weights_missing", path=whole, parts=parts)
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {str(name): directory / str(shard) for name, shard in shards.items()}

@@ -6,6 +6,7 @@ ignored; every parameter is filled. Nothing is loaded ``strict=False``.
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from wenlu.models.config import (
 )
 from wenlu.models.families._files import HFConfig, Weights, write_model
 from wenlu.models.initialization import initialize
+from wenlu.models.lora import merged_state
 from wenlu.models.transformer import Transformer, on_meta
 
 Form = Literal["plain", "transposed", "row"]
@@ -156,13 +158,11 @@ class TransformerFamily(ABC):
             CheckpointError: ``models.tensors_missing``, ``models.tensors_unused``, ``models.tensor_shape``, ...
         """
         with Weights(directory) as weights:
-            return self._load(hf, weights, directory / "config.json", dtype)
+            return self.load_weights(hf, weights, directory / "config.json", dtype)
 
-    def _load(self, hf: Mapping[str, object], weights: Weights, path: Path, dtype: torch.dtype) -> Transformer:
+    def load_weights(self, hf: Mapping[str, object], weights: Weights, path: Path, dtype: torch.dtype) -> Transformer:
         """The model of these tensors; ``path`` is where its config was read, for messages."""
-        known = {_numberless(f"{entry.theirs}.{kind}".rstrip(".")) for entry in self.entries for kind in _KINDS}
-        known |= {copy for copy, _ in self.copies}
-        names = {self._canonical(name, known): name for name in weights.names}
+        names = {self.canonical(name): name for name in weights.names}
         left = dict(names)
         for copy, original in self.copies:
             if copy not in left:
@@ -178,7 +178,7 @@ class TransformerFamily(ABC):
         model = self._empty(config)
         state: dict[str, Tensor] = {}
         missing = []
-        for theirs, entry, ours in self._rows(config, dict(model.named_parameters())):
+        for theirs, entry, ours in self.rows(config, dict(model.named_parameters())):
             if theirs not in names:
                 missing.append(theirs)
                 continue
@@ -205,8 +205,8 @@ class TransformerFamily(ABC):
         """Write config.json and model.safetensors in float32; False when the family cannot express the model."""
         if not isinstance(model, Transformer) or not self.expresses(model.config):
             return False
-        rows = self._rows(model.config, dict(model.named_parameters()))
-        tensors = {theirs: entry.save([p.detach().float() for p in ours.values()]) for theirs, entry, ours in rows}
+        rows = self.rows(model.config, merged_state(model))
+        tensors = {theirs: entry.save([tensor.float() for tensor in ours.values()]) for theirs, entry, ours in rows}
         if self.untied_copies and not model.config.tie_embeddings:
             tensors |= {copy: tensors[name].clone() for copy, name in self.copies if name in tensors}
         write_model(directory, self.written(model.config), tensors)
@@ -258,7 +258,7 @@ class TransformerFamily(ABC):
             return False
         return resolved(again) == resolved(config)
 
-    def _rows(
+    def rows(
         self, config: TransformerConfig, parameters: Mapping[str, Tensor]
     ) -> Iterator[tuple[str, Entry, dict[str, Tensor]]]:
         """Every tensor of theirs that the config has, with our parameters that it fills; checks that all are filled."""
@@ -287,7 +287,7 @@ class TransformerFamily(ABC):
         asked = {name: stack and stack.distinct_layers for name, stack in zip(_STACKS, _both(config), strict=True)}
         first = [
             (theirs, entry.theirs.split("{}")[0], asked[entry.ours[0].split(".")[0]] or 0)
-            for theirs, entry, _ in self._rows(small, dict(self._empty(small).named_parameters()))
+            for theirs, entry, _ in self.rows(small, dict(self._empty(small).named_parameters()))
             if "{}" in entry.theirs
         ]
         needed = sum(number for *_, number in first)
@@ -298,11 +298,17 @@ class TransformerFamily(ABC):
         missing = _some(list(islice((name for name in every if name not in names), 6)))
         raise CheckpointError("models.tensors_missing", names=missing, count=needed - len(names), path=path.parent)
 
-    def _canonical(self, name: str, known: set[str]) -> str:
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        """Names of all their tensors, without numbers."""
+        known = (_numberless(f"{entry.theirs}.{kind}".rstrip(".")) for entry in self.entries for kind in _KINDS)
+        return frozenset(known) | {copy for copy, _ in self.copies}
+
+    def canonical(self, name: str) -> str:
         """Their name with the family's prefix, whether the file has it or not; old files say gamma and beta."""
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         whole = self.prefix + name
-        bare = _numberless(whole) in known or any(re.fullmatch(pattern, whole) for pattern in self.ignored)
+        bare = _numberless(whole) in self._known or any(re.fullmatch(pattern, whole) for pattern in self.ignored)
         return whole if bare else name
 
     def _by_tensors(
