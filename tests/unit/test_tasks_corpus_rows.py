@@ -19,7 +19,7 @@ from wenlu.data.store import DocumentIndex, TokenStore
 from wenlu.data.tokens import Store, build_store
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tasks._targets import Guesses, scores
-from wenlu.tasks._vocabulary import Vocabulary
+from wenlu.tasks._vocabulary import MASK, Vocabulary
 from wenlu.tasks.denoising import Denoising, DenoisingSettings
 from wenlu.tasks.next_sentence import IS_NEXT, IS_OTHER, NextSentence, PairSettings
 from wenlu.tasks.span_corruption import SpanCorruption, SpanSettings
@@ -379,6 +379,26 @@ def test_masks_stand_for_spans_whose_lengths_are_poissons(tokenizer: Tokenizer) 
     binomial = [math.comb(15, k) * 0.2**k * 0.8 ** (15 - k) for k in range(16)]
     assert np.abs(values[:16] - binomial).max() < 5 * math.sqrt(0.25 / len(lengths))
     assert values[0] > 0, "some masks stand for nothing"
+
+
+@pytest.mark.parametrize("settings", [{}, {"mask_rate": 0.02}, {"mean_span": 40.0}, {"mask_rate": 0.9}], ids=str)
+def test_the_columns_of_any_window_are_known(settings: dict[str, float], tokenizer: Tokenizer) -> None:
+    """Of the rate of tokens all are gone, where it comes to less than one span too; a shorter window fits as well."""
+    task, vocabulary, draws = (
+        Denoising(DenoisingSettings(**settings)),
+        Vocabulary.of(tokenizer),
+        np.random.default_rng(4),
+    )
+    ids = np.array(tokenizer.encode("a quick fox. " * 40))[:80]
+    most = 0
+    for tokens in range(1, 81):
+        known = task.lengths(tokens + 2)
+        damaged, whole = task.corrupt(ids[:tokens], vocabulary, draws)
+        kept = int((damaged != vocabulary.mark(MASK)).sum()) - 2
+        assert (known.tokens, known.inputs) == (tokens, len(damaged)) and len(whole) == tokens + 2
+        assert tokens - kept == round(tokens * task.settings.mask_rate)
+        assert known.inputs >= most
+        most = known.inputs
 
 
 def test_sentences_are_permuted_inside_their_documents(tokenizer: Tokenizer) -> None:

@@ -162,6 +162,20 @@ def test_a_span_stays_in_its_document_and_shares_its_fate(tokenizer: Tokenizer) 
     assert (is_mask[:-1] == is_mask[1:])[inside].all()
 
 
+def test_spans_of_many_short_documents(tokenizer: Tokenizer) -> None:
+    """Most spans that are drawn then lie between documents, and there are more of them than tokens."""
+    ids = large_sample(tokenizer, 300)
+    vocabulary, settings = Vocabulary.of(tokenizer), MaskSettings(unit="span", mask_rate=0.4)
+    hits = 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        given = {"settings": settings, "vocabulary": vocabulary, "mask_id": 2, "generator": generator}
+        _, labels = mask(ids[:3], np.arange(3), **given)
+        _, others = mask(ids, np.arange(300), **given)
+        hits += int((labels != -100).sum() + (others != -100).sum())
+    assert within(hits, 100 * 303, 0.4)
+
+
 def test_lengths_of_spans_are_geometric() -> None:
     """SpanBERT's table for p = 0.2 and at most 10 words: the mean is 3.8; the first share is 0.224."""
     from wenlu.tasks._masking import _lengths

@@ -78,7 +78,7 @@ def mask(
     """
     chosen, group = _choose(ids, documents, settings, vocabulary, generator)
     chosen &= ~vocabulary.is_special[ids]
-    draws = generator.random(len(ids))
+    draws = generator.random(max(len(ids), int(group.max(initial=-1)) + 1))  # spans between documents have numbers, too
     if settings.unit == "span":
         draws = draws[group]
     shown = ids.copy()

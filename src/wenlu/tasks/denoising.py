@@ -83,7 +83,7 @@ class Denoising(Corruption[DenoisingSettings]):
     def _numbers(self, tokens: int) -> tuple[int, int]:
         """How many tokens go, and in how many spans."""
         masked = round(tokens * self.settings.mask_rate)
-        return masked, min(round(masked / self.settings.mean_span), tokens - masked + 1) if masked else 0
+        return masked, min(max(1, round(masked / self.settings.mean_span)), tokens - masked + 1) if masked else 0
 
     def _permuted(self, ids: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> Int64Array:
         """The tokens with the sentences of each document in a random order; its end token stays behind them."""
