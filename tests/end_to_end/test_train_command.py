@@ -130,6 +130,17 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [("model.order=9",), ("model.order=0",), ("model.num_layers=2",), ("train.steps=3",), ("lora.rank=4",)]
+)
+def test_a_model_that_is_counted_is_refused_before_its_texts_are_read(
+    words: tuple[str, ...], tmp_path: Path, text: Path
+) -> None:
+    found = wenlu("train", "--preset", "ngram-5", *words, "--data", text, "-o", tmp_path / "run")
+    assert found.exit_code == 2 and words[0].partition("=")[0].rpartition(".")[2] in found.stderr
+    assert str(text.name) not in found.stderr and not (tmp_path / "run").exists()
+
+
 def test_what_is_wrong_with_the_texts(tmp_path: Path, settings: Path) -> None:
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 10)

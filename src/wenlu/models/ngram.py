@@ -288,6 +288,16 @@ class NGramModel(LanguageModelCalls):
         return _Level(offsets, tokens, counts, totals, backoff, discounts, longest)
 
 
+def check_order(order: int) -> None:
+    """Refuse an order outside 1 to 5.
+
+    Raises:
+        SettingsError: ``ngram.order``.
+    """
+    if not 1 <= order <= MAX_ORDER:
+        raise SettingsError("ngram.order", order=order, largest=MAX_ORDER)
+
+
 def fit(
     source: TokenSource, *, order: int = MAX_ORDER, vocab_size: int, end_id: int, context_id: int | None = None
 ) -> NGramModel:
@@ -296,11 +306,10 @@ def fit(
     Its documents end with ``end_id``, and are read after ``context_id``, or else after the end token too.
 
     Raises:
-        SettingsError: ``ngram.order`` for an order outside 1 to 5.
+        SettingsError: see ``check_order``.
         RunError: ``ngram.memory`` when counting would need more memory than the machine has left.
     """
-    if not 1 <= order <= MAX_ORDER:
-        raise SettingsError("ngram.order", order=order, largest=MAX_ORDER)
+    check_order(order)
     started = time.monotonic()
     num_tokens = int(source.bounds[-1])
     needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, machine.memory().free

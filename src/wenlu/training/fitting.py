@@ -14,6 +14,7 @@ from wenlu.core.runs import Run, publish
 from wenlu.core.settings import Resolved, refuse_changed, to_toml, unused_setting
 from wenlu.data.store import Store
 from wenlu.models import ngram
+from wenlu.models.config import given
 from wenlu.training.preparation import check_windows, open_store
 from wenlu.training.results import Evaluate, RunResult, last_evaluation
 from wenlu.training.settings import RunSettings
@@ -25,6 +26,7 @@ _READ = {  # by the fit, its record and its evaluation; max_tokens by the other 
     "optimizer": set[str](),
     "schedule": set[str](),
     "evaluate": {"context", "stride", "max_tokens", "final_max_tokens"},
+    "lora": set[str](),
 }
 
 
@@ -32,7 +34,8 @@ def prepare_fitting(settings: RunSettings, *, store: Store | None = None) -> Sto
     """Check the settings and open the corpus.
 
     Raises:
-        SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules, or for ``model.start``.
+        SettingsError: ``core.setting_unused`` for a setting of steps, optimizers or schedules, or for ``model.start``;
+            ``models.setting_unused``, ``ngram.order``.
     """
     because = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
     for table, read in _READ.items():
@@ -41,6 +44,7 @@ def prepare_fitting(settings: RunSettings, *, store: Store | None = None) -> Sto
     if settings.model.start is not None:
         raise unused_setting("model.start", settings.model.start, because=because)
     settings.model.refuse_unused(frozenset({"order"}))
+    ngram.check_order(given(settings.model.order, ngram.MAX_ORDER))
     check_windows(settings, None)
     return store or open_store(settings)
 
@@ -74,7 +78,7 @@ def fit_run(run: Run, resolved: Resolved[RunSettings], store: Store, evaluate: E
 
 def _fit(settings: RunSettings, store: Store) -> nn.Module:
     """Count the training split: the n-gram model of the order that ``model.order`` asks for."""
-    order = ngram.MAX_ORDER if settings.model.order is None else settings.model.order
+    order = given(settings.model.order, ngram.MAX_ORDER)
     train = store.train
     return ngram.fit(
         train, order=order, vocab_size=store.tokenizer.vocab_size, end_id=train.end_id, context_id=train.context_id
