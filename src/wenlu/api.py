@@ -166,8 +166,13 @@ def train(
     """Train a run from a preset's name or a TOML file; ``overrides`` read ``train.steps=100``."""
     file = Path(settings) if str(settings).endswith(".toml") else None
     store = data if isinstance(data, Store) else None
-    preset, values = None if file else str(settings), {"data.paths": _paths(data) or None}
-    resolved = load_settings(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
+    resolved = load_settings(
+        RunSettings,
+        preset=None if file else str(settings),
+        file=file,
+        overrides=overrides,
+        values={"data.paths": _paths(data) or None},
+    )
     return train_run(resolved, Path(output), evaluate=evaluate_split, store=store)
 
 

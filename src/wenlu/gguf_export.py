@@ -186,10 +186,12 @@ def _tokenizer_keys(bundle: Bundle, config: TransformerConfig) -> dict[str, obje
     """What the file says of the tokenizer: its tokens, the ids of its special ones, its chat template."""
     tokenizer = bundle.tokenizer
     described = describe(json.loads(tokenizer.serialized), size=config.vocab_size, where=bundle.path)
-    start, around = given(tokenizer.start_id, config.start_token_id), tokenizer.with_special_tokens([]).ids
-    begins = bool(around) and around[0] == start
-    ends = around[begins:] == [tokenizer.end_id]
-    if around[begins:] and not ends:
+    start = given(tokenizer.start_id, config.start_token_id)
+    around = tokenizer.with_special_tokens([]).ids
+    begins = around[:1] == [start]
+    behind = around[1:] if begins else around
+    ends = behind == [tokenizer.end_id]
+    if behind and not ends:
         found = " ".join(map(tokenizer.token, around))
         raise TokenizerError("tokenization.gguf_template", path=bundle.path, found=found)
     roles = {

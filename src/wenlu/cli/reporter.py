@@ -92,7 +92,8 @@ class Reporter(logging.Handler):
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        name, detail = (TextColumn(f"{{task.{shown}}}", markup=False) for shown in ("description", "fields[detail]"))
+        name = TextColumn("{task.description}", markup=False)
+        detail = TextColumn("{task.fields[detail]}", markup=False)
         columns = (name, BarColumn(), detail, TimeRemainingColumn())
         self.bars = Bars(*columns, console=Console(stderr=True), transient=True)
         self.bars.start()

@@ -29,10 +29,20 @@ ROPE_FACTORS = "rope_freqs.weight"
 LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_POSITIONS = 1.0, 4.0, 8192  # what the factors alone do not say
 EXTRA = "export"  # of pip, with the gguf package
 
-_SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count", "context_length")
-_LLAMA = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
-_LLAMA_SIZES = dict(zip(_LLAMA, _SIZES, strict=True))
-_GPT2_SIZES = dict(zip(("n_layer", "n_embd", "n_inner", "n_head", "n_positions"), _SIZES, strict=True))
+_LLAMA_SIZES = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+}
+_GPT2_SIZES = {
+    "n_layer": "block_count",
+    "n_embd": "embedding_length",
+    "n_inner": "feed_forward_length",
+    "n_head": "attention.head_count",
+    "n_positions": "context_length",
+}
 SIZES: Final = {"llama": _LLAMA_SIZES, "qwen2": _LLAMA_SIZES, "qwen3": _LLAMA_SIZES, "gpt2": _GPT2_SIZES}
 """The architectures that are read and written: a key of config.json for each key of the file that all must have."""
 

@@ -108,8 +108,12 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def _sum(tallies: Iterable[Tally]) -> Tally:
     total = Tally()
     for tally in tallies:
-        for name in ("documents", "bytes", "characters", "tokens", "unknown_tokens", "round_trip_failures"):
-            setattr(total, name, getattr(total, name) + getattr(tally, name))
+        total.documents += tally.documents
+        total.bytes += tally.bytes
+        total.characters += tally.characters
+        total.tokens += tally.tokens
+        total.unknown_tokens += tally.unknown_tokens
+        total.round_trip_failures += tally.round_trip_failures
         total.first_failure = total.first_failure or tally.first_failure
     return total
 

@@ -50,9 +50,13 @@ def command(
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
     check_target(Path(target), replace=replace)
     started = time.monotonic()
-    own, trained = None if tokenizer_path is None else Tokenizer.load(Path(tokenizer_path)), resolved.tokenizer
     store = build_store(
-        Path(target), resolved.data, tokenizer=own, tokenizer_settings=trained, workers=workers, replace=replace
+        Path(target),
+        resolved.data,
+        tokenizer=None if tokenizer_path is None else Tokenizer.load(Path(tokenizer_path)),
+        tokenizer_settings=resolved.tokenizer,
+        workers=workers,
+        replace=replace,
     )
     seconds = time.monotonic() - started
     splits = store.record["splits"]

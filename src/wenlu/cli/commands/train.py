@@ -174,8 +174,14 @@ def _architecture(path: Path) -> Architecture:
 
 def _report(result: RunResult) -> int:
     """Print how the run ended; its exit code."""
-    told = {name: getattr(result, name) for name in ("state", "step", "seconds", "model")}
-    record = {"run": result.path, **told, "evaluation": dict(result.evaluation)}
+    record: dict[str, object] = {
+        "run": result.path,
+        "state": result.state,
+        "step": result.step,
+        "seconds": result.seconds,
+        "model": result.model,
+        "evaluation": dict(result.evaluation),
+    }
     rows = [(name, f"{value:.4f}") for name, value in result.evaluation.items()]
     table = output.table((text("training.column_score"), text("training.column_value")), rows) if rows else None
     sentence = text("training.finished", path=result.path, step=result.step, seconds=result.seconds)
