@@ -187,13 +187,38 @@ def test_sentencepiece_is_written_and_read_with_the_same_ids(family: str, tmp_pa
     assert (tmp_path / "again.gguf").read_bytes() == target.read_bytes()
 
 
+@pytest.mark.parametrize("said", ["dropout", "end_of_word_suffix", "ignore_merges", "lstrip", "rstrip", "single_word"])
+def test_what_a_file_cannot_say_of_a_tokenizer_is_refused(said: str, tmp_path: Path) -> None:
+    """It would be another tokenizer for llama.cpp, and here."""
+    directory(tmp_path / "model", "gpt2")
+    path = tmp_path / "model" / "tokenizer.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    values = {"dropout": 0.1, "end_of_word_suffix": "</w>", "ignore_merges": True}
+    added = {"id": len(whole["model"]["vocab"]), "content": "<tool>", "special": False, "normalized": True}
+    added |= {flag: flag == said for flag in ("single_word", "lstrip", "rstrip")}
+    whole["model"] |= {key: value for key, value in values.items() if key == said}
+    path.write_text(json.dumps(whole | {"added_tokens": [*whole["added_tokens"], added]}), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=said) as error:
+        export_gguf(tmp_path / "model", tmp_path / "x.gguf", type="f32")
+    assert error.value.id == "tokenization.gguf_unsupported" and not (tmp_path / "x.gguf").exists()
+
+
 def test_sentencepiece_that_scores_cannot_tell_is_refused(tmp_path: Path) -> None:
     """A merge is missing that the scores of the pieces would allow; another normalization; other special tokens."""
     sentencepiece_directory(tmp_path, "llama")
     path = tmp_path / "model" / "tokenizer.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
     model = whole["model"]
+    added = {"id": len(model["vocab"]), "content": "<tool>", "special": False}
+    added |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    path.write_text(json.dumps(whole | {"added_tokens": [*whole["added_tokens"], added]}), encoding="utf-8")
+    export_gguf(tmp_path / "model", tmp_path / "tool.gguf", type="f32")
+    found, expected = (
+        Tokenizer.load(place).encode("a <tool> b") for place in (tmp_path / "tool.gguf", tmp_path / "model")
+    )
+    assert found == expected and added["id"] in found
     for changed in (
+        {"added_tokens": [*whole["added_tokens"], added | {"normalized": True}]},
         {"model": model | {"merges": model["merges"][1:]}},
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, *whole["normalizer"]["normalizers"]]}},
         {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},

@@ -92,6 +92,7 @@ def describe(description: Mapping[str, object], *, size: int, where: Path) -> di
     rules = _plain(description["pre_tokenizer"])
     name = next((name for name in _SAME_RULES if _plain(_described(name)) == rules), None)
     tokens, kinds = [f"[PAD{id}]" for id in range(size)], [_UNUSED] * size
+    odd: list[str] = []
     if model["type"] == "BPE":
         for token, id in model["vocab"].items():
             if not token.startswith(UNREACHABLE):
@@ -99,14 +100,27 @@ def describe(description: Mapping[str, object], *, size: int, where: Path) -> di
         for added in cast(list[dict[str, Any]], description["added_tokens"]):
             tokens[added["id"]], kinds[added["id"]] = added["content"], _CONTROL if added["special"] else _USER_DEFINED
         merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]]
-        if name is not None and (not normalizer or normalizer["type"] == "NFC"):
+        odd = _oddities(description, whole_words=name == _WHOLE_WORDS)
+        if name is not None and not odd and (not normalizer or normalizer["type"] == "NFC"):
             written = [" ".join(merge) for merge in merges]
             return {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": kinds, "merges": written}
-        if model["byte_fallback"] and (scored := _by_scores(description, merges, tokens, kinds)) is not None:
+        by_scores = model["byte_fallback"] and not odd
+        if by_scores and (scored := _by_scores(description, merges, tokens, kinds)) is not None:
             return scored
-    found = f"{model['type']}, {json.dumps(rules, ensure_ascii=False)[:200]}"
+    found = ", ".join([model["type"], *odd, json.dumps(rules, ensure_ascii=False)[:200]])
     known = ", ".join([*_SAME_RULES, "llama (SentencePiece)"])
     raise TokenizerError("tokenization.gguf_unsupported", path=where, found=found, known=known)
+
+
+def _oddities(description: Mapping[str, object], *, whole_words: bool) -> list[str]:
+    """What changes ids and has no place in a file: settings of the model, and how added tokens are found in a text."""
+    model, added = (cast(Any, description[name]) for name in ("model", "added_tokens"))
+    odd = [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model[key]]
+    if model["ignore_merges"] != whole_words:
+        odd.append(f"ignore_merges: {model['ignore_merges']}")
+    flags = ["lstrip", "rstrip", "single_word"]
+    flags += ["normalized"] if model["byte_fallback"] else []  # spaces, which are beside them, are changed there
+    return odd + [f"{one['content']}: {flag}" for one in added if not one["special"] for flag in flags if one[flag]]
 
 
 def _by_scores(
