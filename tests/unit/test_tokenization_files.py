@@ -51,6 +51,20 @@ def test_bad_directories_are_refused(files: dict[str, str] | None, id: str, tmp_
     assert str(directory) in str(caught.value)
 
 
+@pytest.mark.parametrize("merges", [[("a", "##b"), ("a", "b")], ["a ##b", "a b"]])
+def test_merges_that_the_library_would_cut_are_refused(merges: list[object], tmp_path: Path) -> None:
+    """It panics, which is no Exception, or inside a letter of several bytes ends the process."""
+    model = {"type": "BPE", "continuing_subword_prefix": "##", "vocab": {"a": 0, "##b": 1, "ab": 2, "b": 3, "</s>": 4}}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "model": model | {"merges": merges[:1]}}), encoding="utf-8")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>"}), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).encode("ab") == [2]
+    path.write_text(json.dumps({"version": "1.0", "model": model | {"merges": merges}}), encoding="utf-8")
+    with pytest.raises(TokenizerError, match="continuing_subword_prefix") as caught:
+        Tokenizer.load(tmp_path)
+    assert caught.value.id == "tokenization.unreadable"
+
+
 def test_a_tokenizer_without_an_unknown_token_and_end_is_loaded_by_its_config(tmp_path: Path) -> None:
     library = LibraryTokenizer(models.WordLevel({"a": 0, "stop": 1, "[UNK]": 2}, unk_token="[UNK]"))
     library.save(str(tmp_path / "tokenizer.json"))

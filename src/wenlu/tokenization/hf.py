@@ -144,7 +144,9 @@ def _library(
             path = directory / f"{side}.spm"
             return _marian(directory, sentencepiece_files.read_model(path))
         if (path := directory / "tokenizer.json").is_file():
-            library = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            content = path.read_text(encoding="utf-8")
+            _refuse_cut_pieces(content)
+            library = Tokenizer.from_str(content)
             library.no_truncation()
             library.no_padding()
             return library, (), {}
@@ -169,6 +171,20 @@ def _library(
     if pickles:
         raise TokenizerError("tokenization.pickle_refused", path=directory, files=", ".join(pickles))
     raise TokenizerError("tokenization.no_files", path=directory)
+
+
+def _refuse_cut_pieces(content: str) -> None:
+    """Refuse a BPE whose merges lack the prefix of pieces inside words: the library cuts so many bytes off whatever
+    stands there, and ends the whole process where that is inside a letter.
+
+    Raises ValueError.
+    """
+    model = json.loads(content).get("model") or {}
+    prefix = model.get("continuing_subword_prefix") or ""
+    for merge in (model.get("merges") if prefix else None) or ():
+        right = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
+        if not right.startswith(prefix):
+            raise ValueError(f"merges: {right!r}; continuing_subword_prefix: {prefix!r}")
 
 
 def _marian(directory: Path, model: sentencepiece_files.Model) -> tuple[Tokenizer, Sequence[str], Mapping[str, bytes]]:
