@@ -249,6 +249,30 @@ def test_rows_of_a_batch_are_masked_independently(tokenizer: Tokenizer) -> None:
     assert (first != second).any()
 
 
+class Repeating(torch.nn.Module):
+    """Guesses, everywhere, the token that it reads."""
+
+    def hidden(self, input_ids: torch.Tensor, **reading: object) -> torch.Tensor:
+        return torch.nn.functional.one_hot(input_ids, 400).float()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return 20 * hidden
+
+
+def test_accuracy_counts_no_token_that_was_not_hidden(tokenizer: Tokenizer) -> None:
+    """Else repeating what stands there would look like a tenth of everything known."""
+    task = MaskedLM()
+    rows = [features for text in tiny_texts(60) for features in task.encode(text, tokenizer)]  # type: ignore[union-attr]
+    batch = task.collate(rows, torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+    chosen = batch["labels"] >= 0
+    kept = int((batch["input_ids"] == batch["labels"])[chosen].sum())
+    assert kept > 10
+    found = task.scores(task.predict(Repeating(), batch))
+    assert found["accuracy"].value == 0
+    assert found["accuracy"].count == int(chosen.sum()) - kept
+    assert found["loss"].count == int(chosen.sum())
+
+
 def test_settings_that_nothing_reads_or_that_contradict() -> None:
     for wrong in ({"span_limit": 3}, {"mask_rate": 0.0}, {"mask_share": 0.8, "random_share": 0.3}, {"span_stop": 0.5}):
         with pytest.raises(SettingsError):

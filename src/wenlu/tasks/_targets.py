@@ -22,8 +22,8 @@ Logits = Callable[[Tensor], Tensor]
 class Guesses:
     """The targets of one row in order: natural-log probabilities, the likeliest ids, and the labels themselves.
 
-    ``is_text`` is False where accuracy does not count: at sentinels and ends. ``pairs`` are the same of sentence pairs,
-    where a row has any.
+    ``is_text`` is False where accuracy does not count: at sentinels and ends, and at tokens that were not hidden.
+    ``pairs`` are the same of sentence pairs, where a row has any.
     """
 
     log_probs: npt.NDArray[np.float64]

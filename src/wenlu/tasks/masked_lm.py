@@ -105,8 +105,8 @@ class MaskedLM(GuessingTask):
         return self._guesses(module, hidden_states(module, batch), batch)
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
-        """The same of parts."""
-        return _targets.scores(parts, what="masked tokens")
+        """Accuracy counts hidden tokens only: of those chosen, some stay as they are, and need only be repeated."""
+        return _targets.scores(parts, what="masked tokens", counted="masked tokens that are not shown as they are")
 
     def _masked(self, module: nn.Module, hidden_BSD: torch.Tensor, batch: Batch) -> Term:
         logits, chunk_rows = cast(Encoder, module).logits, self.settings.chunk_rows
@@ -114,7 +114,8 @@ class MaskedLM(GuessingTask):
 
     def _guesses(self, module: nn.Module, hidden_BSD: torch.Tensor, batch: Batch) -> list[Guesses]:
         logits, chunk_rows = cast(Encoder, module).logits, self.settings.chunk_rows
-        return _targets.guesses(logits, hidden_BSD, batch["labels"], chunk_rows=chunk_rows)
+        is_hidden = batch["input_ids"] != batch["labels"]
+        return _targets.guesses(logits, hidden_BSD, batch["labels"], chunk_rows=chunk_rows, is_text=is_hidden)
 
     def _marks(self, vocabulary: Vocabulary) -> tuple[int, int, int]:
         """The ids of the mask, the start and the separator."""
