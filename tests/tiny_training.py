@@ -140,9 +140,13 @@ def _serve() -> None:
         train_run(tiny_settings("train.steps=1"), Path(folder) / "run", store=tiny_store(Path(folder) / "corpus"))
     for line in sys.stdin:
         request = cast(dict[str, object], json.loads(line))
+        ready, begun = os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(_life(request))
+            os._exit(_life(request, begun))
+        os.close(begun)
+        os.read(ready, 1)  # a signal that comes before its handler would end the process, not the trainer
+        os.close(ready)
         started = time.monotonic()
         if request["lines"] is not None:
             started = _disturb(child, request)
@@ -150,12 +154,13 @@ def _serve() -> None:
         print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
 
 
-def _life(request: Mapping[str, object]) -> int:
+def _life(request: Mapping[str, object], begun: int) -> int:
     run = Path(str(request["run"]))
     sys.stdout = sys.stderr
     signal.alarm(120)  # a trainer that hangs fails its test
     signal.signal(signal.SIGTERM, _terminate)  # as the command line does
     try:
+        os.close(begun)
         store = tiny_store(run.parent / "corpus")
         if (run / "run.toml").is_file():
             return resume_run(run, evaluate=tiny_evaluate, store=store).exit_code

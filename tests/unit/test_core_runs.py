@@ -488,3 +488,14 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_record_is_readable(run: Run) -> None:
     run.write_data({"dropped": {"重复": 3}})
     assert json.loads((run.path / "data.json").read_text("utf-8")) == {"dropped": {"重复": 3}}
+
+
+@pytest.mark.parametrize("with_settings", [False, True])
+def test_a_run_that_ends_before_its_settings_leaves_its_name_free(tmp_path: Path, with_settings: bool) -> None:
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), run.lock(), run.begun():
+        run.write_status(state="stopped")
+        if with_settings:
+            run.write_settings("# mine\n")
+        raise KeyboardInterrupt
+    assert run.path.exists() == with_settings

@@ -92,6 +92,19 @@ class Run:
             finally:
                 self.close()
 
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Within its lock: a run that ends before its settings were written was none, and does not block its name."""
+        try:
+            yield
+        finally:
+            if not self.has_settings():
+                with suppress(OSError):
+                    for name in ("status.json", "lock"):
+                        (self.path / name).unlink(missing_ok=True)
+                    (self.path / "checkpoints").rmdir()
+                    self.path.rmdir()
+
     def clean(self) -> None:
         """Remove what killed writers left; only for the holder of the lock."""
         sweep(self.path, _WRITTEN.__contains__, all_processes=True)

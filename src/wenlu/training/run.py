@@ -78,7 +78,7 @@ def train_run(
     if resolved.value.model.kind in FITTED_KINDS:
         corpus = prepare_fitting(resolved.value, store=store)
         run = Run.create(path)
-        with run.lock(), _recorded(run):
+        with run.lock(), run.begun(), _recorded(run):
             return fit_run(run, resolved, corpus, evaluate)
     if store is not None:
         refuse_other_tokenizer(resolved.value, store.tokenizer)
@@ -86,7 +86,7 @@ def train_run(
     if evaluate is not None:
         refuse_no_targets(prepared.task, prepared.store, prepared.settings)
     run = Run.create(path)
-    with run.lock(), _recorded(run), compiler_errors(), machine(prepared.settings.train):
+    with run.lock(), run.begun(), _recorded(run), compiler_errors(), machine(prepared.settings.train):
         run.write_settings(to_toml(prepared.resolved))
         run.write_status(state="running", step=0, **describe_process(prepared.settings))
         run.write_data(describe_data(prepared.store) | prepared.start)
