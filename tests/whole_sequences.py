@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from wenlu.generation.engine import FinishReason, StopCheck, stream
+from wenlu.generation.engine import FinishReason, stream
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.config import LanguageModel
 
@@ -20,20 +21,11 @@ class GeneratedSequence:
 
 
 def generate(
-    model: LanguageModel,
-    prompt_ids: Sequence[int],
-    settings: GenerationSettings,
-    *,
-    start_id: int | None,
-    end_ids: Collection[int] = (),
-    suppressed: Collection[int] = (),
-    stop: StopCheck | None = None,
+    model: LanguageModel, prompt_ids: Sequence[int], settings: GenerationSettings, **told: Any
 ) -> list[GeneratedSequence]:
     """All continuations of a prompt, finished; arguments and errors as for ``stream``."""
     sequences = [GeneratedSequence() for _ in range(settings.num_sequences)]
-    for step in stream(
-        model, prompt_ids, settings, start_id=start_id, end_ids=end_ids, suppressed=suppressed, stop=stop
-    ):
+    for step in stream(model, prompt_ids, settings, **told):
         sequence = sequences[step.sequence]
         sequence.ids.append(step.token_id)
         sequence.log_probs.append(step.log_prob)
