@@ -25,12 +25,13 @@ from wenlu.training.preparation import create_task, resolve_settings
 from wenlu.training.run import train_run
 
 KINDS = {
-    "masked_lm": ("bert", ["task.unit=span", "task.mask_rate=0.4"]),
+    "masked_lm": ("bert", ["task.unit=span", "task.mask_rate=0.4", "model.initialization=neighbours"]),
     "next_sentence": ("bert", ["task.pairs=next_sentence"]),
-    "span_corruption": ("t5", ["task.num_sentinels=8"]),
+    "span_corruption": ("t5", ["task.num_sentinels=8", "model.initialization=wenlu", "train.bigram_steps=6"]),
     "denoising": ("bart", []),
 }
 SIZES = ("model.num_layers=1", "model.num_heads=2", "model.hidden_size=16", "model.dropout=0.1")
+BIGRAMS = ("train.bigram_steps=3",)
 STEP, STEPS = 9, 24
 
 
@@ -153,13 +154,16 @@ def test_from_text_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.Monk
         (["task.name=next_sentence", "model.kind=distilbert"], "tasks.heads"),
         (["task.name=next_sentence", "model.kind=roberta"], "tasks.heads"),
         (["task.name=masked_lm", "model.kind=bert", "evaluate.stride=3"], "core.setting_unused"),
-        (["task.name=masked_lm", "model.kind=bert", "train.bigram_steps=3"], "core.setting_unused"),
+        (["task.name=masked_lm", "model.kind=bert", *BIGRAMS], "core.setting_unused"),
+        (["task.name=span_corruption", "model.kind=t5", "model.tie_embeddings=true", *BIGRAMS], "core.setting_unused"),
+        (["task.name=denoising", "model.kind=bart", "model.tie_embeddings=false", *BIGRAMS], "core.setting_unused"),
         (["task.name=masked_lm", "model.kind=bert", "train.sequence_length=2"], "tasks.window"),
         (["task.name=next_sentence", "model.kind=bert", "train.sequence_length=3"], "tasks.window"),
         (["task.name=denoising", "model.kind=bart", "train.sequence_length=2"], "tasks.window"),
         (["model.kind=gpt2", "model.max_positions=8", "train.sequence_length=9"], "training.range"),
         (["model.kind=gpt2", "optimizer.head_rate=0.1"], "core.setting_unused"),
         (["model.initialization=wenlu", "model.tie_embeddings=true"], "models.wenlu_needs_untied"),
+        (["model.kind=llama", "model.initialization=neighbours"], "models.no_neighbours"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_text_is_read(overrides: list[str], id: str) -> None:

@@ -12,9 +12,18 @@ from wenlu.core.errors import SettingsError
 from wenlu.models.build import FAMILIES, build_model, family
 from wenlu.models.config import ModelSettings, Scheme
 from wenlu.models.families._transformer import TransformerFamily
-from wenlu.models.transformer import Transformer
+from wenlu.models.transformer import Stack, Transformer
 
 TRANSFORMERS = [kind for kind in plugins.names(FAMILIES) if isinstance(family(kind), TransformerFamily)]
+
+WITH_NEIGHBOURS = (
+    "bart",
+    "bert",
+    "distilbert",
+    "gpt2",
+    "roberta",
+    "whisper",
+)  # learned positions as wide as the states
 
 
 def make_model(kind: str = "qwen3", scheme: Scheme = "wenlu", *, seed: int = 0, **changes: object) -> Transformer:
@@ -24,6 +33,16 @@ def make_model(kind: str = "qwen3", scheme: Scheme = "wenlu", *, seed: int = 0, 
     model = build_model(settings, vocab_size=500, end_id=0, sequence_length=64, seed=seed)
     assert isinstance(model, Transformer)
     return model
+
+
+def memory(model: Transformer, length: int = 12) -> dict[str, torch.Tensor]:
+    """What a decoder reads of an encoder, which has read something; nothing where there is one stack."""
+    if len(model.config.stacks) == 1:
+        return {}
+    draws = torch.Generator().manual_seed(0)
+    sounds = [stack.mel_bins for stack in model.config.stacks if stack.mel_bins is not None]
+    sources = torch.randn(1, sounds[0], 2 * length, generator=draws) if sounds else torch.arange(length)[None]
+    return {"memory": model.encode(sources)}
 
 
 def near(found: float, expected: float, *, tolerance: float = 0.05) -> bool:
@@ -53,12 +72,9 @@ def test_every_kind_learns_to_say_one_word(kind: str) -> None:
     input_ids = torch.arange(12)[None]
     for scheme in ("gpt2", "wenlu"):
         model = make_model(kind, scheme, tie_embeddings=False, num_layers=1, max_positions=16)
-        sounds = [stack.mel_bins for stack in model.config.stacks if stack.mel_bins is not None]
-        sources = torch.randn(1, sounds[0], 24, generator=torch.Generator().manual_seed(0)) if sounds else input_ids
 
-        def loss(model: Transformer = model, sources: torch.Tensor = sources) -> torch.Tensor:
-            memory = {"memory": model.encode(sources)} if len(model.config.stacks) > 1 else {}
-            return -model.target_log_probs(input_ids, torch.full_like(input_ids, 7), **memory).mean()
+        def loss(model: Transformer = model) -> torch.Tensor:
+            return -model.target_log_probs(input_ids, torch.full_like(input_ids, 7), **memory(model)).mean()
 
         before = loss()
         assert near(before.item(), math.log(500), tolerance=0.05), scheme
@@ -94,6 +110,57 @@ def test_wenlu_scheme_needs_an_untied_head() -> None:
         make_model(tie_embeddings=True)
     assert refused.value.id == "models.wenlu_needs_untied"
     assert "initialization" in str(refused.value)
+
+
+def attention_weights(model: Transformer, stack: Stack, input_ids: torch.Tensor) -> torch.Tensor:
+    """Those (H, S, S) of the first layer."""
+    found: list[torch.Tensor] = []
+    model.attention_backend = "eager"
+    hook = stack.layers[0].self_attention.attention_weights.register_forward_hook(
+        lambda _module, _inputs, weights: found.append(weights[0])
+    )
+    model.hidden(input_ids, **memory(model, input_ids.shape[1]))
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize(("hidden_size", "num_heads"), [(192, 3), (256, 8), (768, 12)])
+@pytest.mark.parametrize("kind", WITH_NEIGHBOURS)
+@torch.no_grad()
+def test_neighbours_scheme(kind: str, hidden_size: int, num_heads: int) -> None:
+    sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "num_layers": 2, "max_positions": 512}
+    model, plain = (make_model(kind, scheme, **sizes) for scheme in ("neighbours", "gpt2"))
+    input_ids = torch.randint(500, (1, 500), generator=torch.Generator().manual_seed(0))
+    stacks = {"encoder": model.encoder, "decoder": model.decoder}
+    for stack in stacks.values():
+        if stack is None or stack.config.mel_bins is not None:
+            continue
+        weights_HST = attention_weights(model.eval(), stack, input_ids)
+        for head, distance in enumerate((-1, 1) if stack.config.attention == "bidirectional" else (-1,)):
+            assert weights_HST[head].diagonal(distance).mean() > 0.9, (head, distance)
+        assert weights_HST[-1].diagonal(-1).mean() < 0.02, "no other head"
+    told = plain.state_dict()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, told[name])}
+    assert changed == {
+        f"{name}.{tensor}.weight"
+        for name, stack in stacks.items()
+        if stack is not None and stack.config.mel_bins is None
+        for tensor in ("embeddings.position", "layers.0.self_attention.q", "layers.0.self_attention.k")
+    }, "all others are those of gpt2"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TRANSFORMERS if kind not in WITH_NEIGHBOURS])
+def test_neighbours_scheme_needs_learned_positions(kind: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        make_model(kind, "neighbours")
+    assert refused.value.id == "models.no_neighbours"
+
+
+def test_neighbours_scheme_needs_a_head_for_each() -> None:
+    make_model("gpt2", "neighbours", num_heads=1)
+    with pytest.raises(SettingsError) as refused:
+        make_model("bert", "neighbours", num_heads=1)
+    assert refused.value.id == "models.no_neighbours"
 
 
 def test_draws_depend_on_seed_and_name_alone() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from tiny_training import GPT2, LSTM, TRANSFORMER, losses, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.core.errors import SettingsError
+from wenlu.models.build import build_model
 from wenlu.models.transformer import Transformer
 from wenlu.training import bigrams, preparation
 from wenlu.training.bigrams import Pairs, fit_bigrams
@@ -21,6 +22,7 @@ from wenlu.training.run import train_run
 from wenlu.training.verification import verify_run
 
 VOCAB_SIZE = 24
+T5 = ("model.kind=t5", "model.num_layers=2")
 UNTIED = ("model.tie_embeddings=false", "model.initialization=wenlu")
 ONE_SAVE = ("train.save_every=100", "evaluate.every=100")
 
@@ -45,7 +47,9 @@ def conditional_entropy(tokens: np.ndarray) -> float:
 def new_model(tmp_path: Path, *settings: str, kind: tuple[str, ...] = TRANSFORMER) -> Transformer:
     """A model with the tiny corpus' vocabulary, which is larger than that of the made text."""
     sizes = ("model.hidden_size=48", "model.num_heads=2", "model.dropout=0")
-    model = prepare(tiny_settings(*kind, *UNTIED, *sizes, *settings), store=tiny_store(tmp_path)).model
+    resolved = tiny_settings(*kind, *UNTIED, *sizes, *settings).value
+    sizes_of_text = {"vocab_size": tiny_store(tmp_path).tokenizer.vocab_size, "end_id": 0, "sequence_length": 16}
+    model = build_model(resolved.model, seed=0, **sizes_of_text)
     assert isinstance(model, Transformer)
     return model.eval()
 
@@ -54,7 +58,8 @@ def mean_loss(model: Transformer, tokens: np.ndarray) -> float:
     """Nats a token over rows of 16, the model's own way."""
     rows = torch.from_numpy(tokens[: len(tokens) // 16 * 16].astype(np.int64)).view(-1, 16)
     with torch.no_grad():
-        return -model.target_log_probs(rows[:, :-1], rows[:, 1:]).mean().item()
+        memory = {} if model.encoder is None else {"memory": model.encode(rows)}
+        return -model.target_log_probs(rows[:, :-1], rows[:, 1:], **memory).mean().item()
 
 
 def test_pairs_are_counted() -> None:
@@ -82,7 +87,7 @@ def test_a_long_text_is_counted_in_blocks_from_all_over_it(monkeypatch: pytest.M
     assert pairs.contexts.min() < 8 and pairs.contexts.max() > 190
 
 
-@pytest.mark.parametrize("kind", [TRANSFORMER, GPT2])
+@pytest.mark.parametrize("kind", [TRANSFORMER, GPT2, T5])
 def test_the_fit_comes_near_the_entropy_of_the_pairs(tmp_path: Path, kind: tuple[str, ...]) -> None:
     """The width is twice the number of tokens, so every table of pairs can be written as embedding times output."""
     model, tokens = new_model(tmp_path, kind=kind), markov_text()

@@ -32,7 +32,7 @@ Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "tanh"]
 QueryKeyNorm = Literal["none", "head"]
 Head = Literal["language_model", "pooler", "pair", "sequence", "token", "span"]
 Bias = Literal["q", "k", "v", "o", "ffn"]
-Scheme = Literal["gpt2", "wenlu"]
+Scheme = Literal["gpt2", "wenlu", "neighbours"]
 
 ALL_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o", "ffn"})
 DEFAULT_ROPE_THETA = 10_000.0

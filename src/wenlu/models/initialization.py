@@ -11,6 +11,10 @@
 | norms (Gemma's: less 1)       | 1                           | 1                                |
 
 gpt2: Radford et al. 2019, section 2.3. wenlu: measured for training with Muon from an untied output matrix.
+
+neighbours: as gpt2, and learned positions are sinusoids, by which the first head of the first layer attends to the
+token before (its queries are the code of their place turned back by one), and the second, where a stack reads both
+ways, to the token behind. From random weights, to find the neighbours takes an encoder most of a short run.
 """
 
 from __future__ import annotations
@@ -24,7 +28,11 @@ from wenlu.core.errors import SettingsError
 from wenlu.core.reproducibility import derive_seed
 from wenlu.models.attention import Attention, RMSNorm
 from wenlu.models.config import Scheme
-from wenlu.models.transformer import FeedForward, Transformer
+from wenlu.models.transformer import FeedForward, Stack, Transformer
+
+_CODE = 0.16  # amplitude of the sinusoids, beside tokens of 0.02
+_SLOWEST, _FASTEST = 0.02, 0.9 * math.pi  # radians a token
+_GAIN, _NOISE = 1.5, 0.1  # of the code in queries and keys, and of what else they read
 
 
 @torch.no_grad()
@@ -35,7 +43,11 @@ def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
 
     Raises:
         SettingsError: ``models.wenlu_needs_untied``: the wenlu scheme starts the output matrix at 0.
+            ``models.no_neighbours``: no stack has learned positions as wide as its states, and heads enough.
     """
+    coded = [stack for stack in (model.encoder, model.decoder) if stack is not None and _can_see_neighbours(stack)]
+    if scheme == "neighbours" and not coded:
+        raise SettingsError("models.no_neighbours", initialization=scheme)
     if scheme == "wenlu" and model.config.tie_embeddings:
         raise SettingsError("models.wenlu_needs_untied", initialization=scheme, tie_embeddings=True)
     if next(model.parameters()).is_meta:
@@ -52,13 +64,47 @@ def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
                 parameter.zero_()
             elif parameter.dim() == 1:
                 parameter.fill_(1 - module.offset if isinstance(module, RMSNorm) else 1)
-            elif scheme == "gpt2":
+            elif scheme != "wenlu":
                 deviation = 0.02 / math.sqrt(depth if id(parameter) in residual else 1)
                 parameter.normal_(0, deviation, generator=generator)
             elif id(parameter) in residual or parameter is output:
                 parameter.zero_()
             else:
                 _draw_wenlu(parameter, is_token=module is model.token_embedding, module=module, generator=generator)
+    for stack in coded if scheme == "neighbours" else ():
+        _see_neighbours(stack)
+
+
+def _can_see_neighbours(stack: Stack) -> bool:
+    config = stack.config
+    of_tokens = config.position == "learned" and config.mel_bins is None and config.embedding_size is None
+    heads = config.num_heads == config.kv_heads >= len(_neighbours(stack)) and config.head_size > 1
+    return of_tokens and heads
+
+
+def _neighbours(stack: Stack) -> tuple[int, ...]:
+    """How far from a token are those that the first heads attend to."""
+    return (-1, 1) if stack.config.attention == "bidirectional" else (-1,)
+
+
+def _see_neighbours(stack: Stack) -> None:
+    """Code the positions, and turn the first layer's first heads to them.
+
+    A place p is coded as (sin pw, cos pw), so the product of the codes of p + d and of p' is greatest where p' = p + d.
+    """
+    position, attention, size = stack.embeddings.position, stack.layers[0].self_attention, stack.config.head_size
+    assert position is not None and isinstance(attention, Attention)
+    f = size // 2
+    w_f = torch.logspace(math.log10(_FASTEST), math.log10(_SLOWEST), f)
+    angles_Pf = torch.arange(position.num_embeddings)[:, None] * w_f
+    position.weight[:, : 2 * f] = _CODE * torch.cat((angles_Pf.sin(), angles_Pf.cos()), dim=1)
+    for head, distance in enumerate(_neighbours(stack)):
+        sin, cos = (distance * w_f).sin().diag(), (distance * w_f).cos().diag()
+        turned = torch.cat((torch.cat((cos, sin), dim=1), torch.cat((-sin, cos), dim=1)))
+        for matrix, code in ((attention.q.weight, turned), (attention.k.weight, torch.eye(2 * f))):
+            rows = matrix[head * size : head * size + 2 * f]
+            rows *= _NOISE
+            rows[:, : 2 * f] += _GAIN * code
 
 
 def _draw_wenlu(parameter: Tensor, *, is_token: bool, module: nn.Module, generator: torch.Generator) -> None:

@@ -55,10 +55,12 @@ def for_objective(resolved: Resolved[RunSettings], task: Objective, model: nn.Mo
     because = Notice("training.because", {"setting": "task.name", "value": settings.task.name})
     if settings.train.layout == "stream":
         raise unused_setting("model.kind", settings.model.kind, because=because)
-    unused = changed(settings.train, "train", ["bigram_steps"])
-    unused |= changed(settings.evaluate, "evaluate", ["context", "stride"])
-    for key, value in unused.items():
+    for key, value in changed(settings.evaluate, "evaluate", ["context", "stride"]).items():
         raise unused_setting(key, value, because=because)
+    if isinstance(model, Transformer) and (found == "encoder" or model.main.final_norm is None):
+        for key, value in changed(settings.train, "train", ["bigram_steps"]).items():  # a decoder's norm, then its head
+            kind = Notice("training.because", {"setting": "model.kind", "value": settings.model.kind})
+            raise unused_setting(key, value, because=kind)
     tokens = tuple(dict.fromkeys((*settings.tokenizer.special_tokens, *task.special_tokens())))
     if settings.model.start is None and tokens != settings.tokenizer.special_tokens:
         settings = replace(settings, tokenizer=replace(settings.tokenizer, special_tokens=tokens))
