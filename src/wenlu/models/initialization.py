@@ -78,7 +78,7 @@ def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
 def _can_see_neighbours(stack: Stack) -> bool:
     config = stack.config
     of_tokens = config.position == "learned" and config.mel_bins is None and config.embedding_size is None
-    heads = config.num_heads == config.kv_heads >= len(_neighbours(stack)) and config.head_size > 1
+    heads = config.num_heads == config.kv_heads >= len(_neighbours(stack)) and 1 < config.head_size <= config.hidden_size
     return of_tokens and heads
 
 
