@@ -78,8 +78,8 @@ def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
 def _can_see_neighbours(stack: Stack) -> bool:
     config = stack.config
     of_tokens = config.position == "learned" and config.mel_bins is None and config.embedding_size is None
-    heads = config.num_heads == config.kv_heads >= len(_neighbours(stack)) and 1 < config.head_size <= config.hidden_size
-    return of_tokens and heads
+    heads = config.num_heads == config.kv_heads >= len(_neighbours(stack))
+    return of_tokens and heads and 1 < config.head_size <= config.hidden_size
 
 
 def _neighbours(stack: Stack) -> tuple[int, ...]:
