@@ -124,7 +124,7 @@ def attention_weights(model: Transformer, stack: Stack, input_ids: torch.Tensor)
     return found[0]
 
 
-@pytest.mark.parametrize(("hidden_size", "num_heads"), [(192, 3), (256, 8), (768, 12)])
+@pytest.mark.parametrize(("hidden_size", "num_heads"), [(192, 3), (256, 16), (768, 12)])
 @pytest.mark.parametrize("kind", WITH_NEIGHBOURS)
 @torch.no_grad()
 def test_neighbours_scheme(kind: str, hidden_size: int, num_heads: int) -> None:

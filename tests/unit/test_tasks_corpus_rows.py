@@ -18,7 +18,7 @@ from wenlu.data.settings import DataSettings
 from wenlu.data.store import DocumentIndex, TokenStore
 from wenlu.data.tokens import Store, build_store
 from wenlu.tasks._base import CorpusObjective
-from wenlu.tasks._targets import Guesses, guesses, scores
+from wenlu.tasks._targets import Guesses, scores
 from wenlu.tasks._vocabulary import MASK, Vocabulary
 from wenlu.tasks.denoising import Denoising, DenoisingSettings
 from wenlu.tasks.next_sentence import IS_NEXT, IS_OTHER, NextSentence, PairSettings
@@ -258,21 +258,6 @@ def test_accuracy_counts_text_alone_and_is_set_beside_the_most_frequent_token() 
     assert (found["loss"].value, found["loss"].count) == (1.0, 4)
     assert (found["accuracy"].value, found["accuracy"].count) == (pytest.approx(1 / 3), 3)
     assert found["unigram_accuracy"].value == pytest.approx(2 / 3)
-
-
-def test_where_a_text_is_asked_for_its_marks_are_no_guess() -> None:
-    """The likeliest token of all is the row's mark 0; the next is the text's 2, and 1 where that is likelier."""
-    logits = torch.tensor([[5.0, 1, 3, 4], [5, 3, 1, 4], [5, 3, 1, 4], [5, 1, 3, 4]]).log_softmax(-1)
-    labels, is_text = torch.tensor([[2, 1, 0, 3], [2, 2, 2, 2]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    hidden = torch.stack((logits, logits))
-    told = {"chunk_rows": 3, "is_text": is_text}
-    asked, free = (guesses(torch.nn.Identity(), hidden, labels, of_text=of_text, **told) for of_text in (True, False))
-    assert asked[0].guesses.tolist() == [2, 1, 1, 2] and asked[1].guesses.tolist() == [0] * 4, (
-        "each row has its own marks"
-    )
-    assert [part.guesses.tolist() for part in free] == [[0] * 4] * 2
-    for one, other in zip(asked, free, strict=True):
-        assert one.log_probs.tolist() == other.log_probs.tolist(), "the loss is that of all tokens"
 
 
 def test_no_target_is_no_perfect_score_and_no_pair_is_no_score() -> None:

@@ -137,15 +137,14 @@ class Corruption(GuessingTask, Generic[SettingsT]):
 
     @torch.no_grad()
     def predict(self, module: nn.Module, batch: Batch) -> list[Guesses]:
-        """What the model makes of each token when it is given those before, and is not asked where a span ends."""
+        """What the model makes of each token when it is given those before."""
         logits, hidden = cast(EncoderDecoder, module).logits, self._hidden(module, batch)
         labels, is_text, chunk_rows = batch["labels"], batch["is_text"], self.settings.chunk_rows
-        return _targets.guesses(logits, hidden, labels, chunk_rows=chunk_rows, is_text=is_text, of_text=True)
+        return _targets.guesses(logits, hidden, labels, chunk_rows=chunk_rows, is_text=is_text)
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """The same of parts."""
-        guess = "the likeliest token that is no mark of the row"
-        return _targets.scores(parts, what=self.what, counted=self.counted, guess=guess)
+        return _targets.scores(parts, what=self.what, counted=self.counted)
 
     def _hidden(self, module: nn.Module, batch: Batch) -> Tensor:
         """The decoder's hidden states (B, T, D)."""

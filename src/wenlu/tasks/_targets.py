@@ -50,31 +50,23 @@ def cross_entropy(module: nn.Module, logits: Logits, hidden_BSD: Tensor, labels_
 
 
 def guesses(
-    logits: Logits,
-    hidden_BSD: Tensor,
-    labels_BS: Tensor,
-    *,
-    chunk_rows: int,
-    is_text: Tensor | None = None,
-    of_text: bool = False,
+    logits: Logits, hidden_BSD: Tensor, labels_BS: Tensor, *, chunk_rows: int, is_text: Tensor | None = None
 ) -> list[Guesses]:
-    """What a model makes of the targets of each row; logits are chunked. Without ``is_text`` every target counts.
-
-    ``of_text``: the guess is the likeliest token but for those that are targets of the row and do not count.
-    """
+    """What a model makes of the targets of each row; logits are chunked. Without ``is_text`` every target counts."""
     parts = []
     counted_BS = torch.ones_like(labels_BS) if is_text is None else is_text
     for hidden_SD, labels_S, counted_S in zip(hidden_BSD, labels_BS, counted_BS, strict=True):
         targets = labels_S != IGNORE_INDEX
-        kept_ND, labels_N, counted_N = hidden_SD[targets], labels_S[targets], counted_S[targets].bool()
+        kept_ND, labels_N = hidden_SD[targets], labels_S[targets]
         log_probs, likeliest = [torch.empty(0)], [labels_N[:0].cpu()]
         for start in range(0, len(labels_N), chunk_rows):
             rows = slice(start, start + chunk_rows)
-            found, best = _of_logits(logits(kept_ND[rows]), labels_N[rows], labels_N[~counted_N] if of_text else None)
+            found, best = _of_logits(logits(kept_ND[rows]), labels_N[rows])
             log_probs.append(found)
             likeliest.append(best)
         at_labels, likeliest_ids = torch.cat(log_probs).double().numpy(), torch.cat(likeliest).numpy()
-        parts.append(Guesses(at_labels, likeliest_ids, labels_N.cpu().numpy(), counted_N.cpu().numpy()))
+        counted = counted_S[targets].bool().cpu().numpy()
+        parts.append(Guesses(at_labels, likeliest_ids, labels_N.cpu().numpy(), counted))
     return parts
 
 
@@ -84,18 +76,13 @@ def guessed(logits_NC: Tensor, labels_N: Tensor) -> Guesses:
     return Guesses(found.double().numpy(), best.numpy(), labels_N.cpu().numpy(), np.ones(len(labels_N), dtype=np.bool_))
 
 
-def _of_logits(logits_NC: Tensor, labels_N: Tensor, never: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The log-probability of each label, and the likeliest class that is not of ``never``, on the processor."""
+def _of_logits(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probability of each label, and the likeliest class, on the processor."""
     log_probs_NC = torch.log_softmax(logits_NC.float(), dim=-1)
-    found_N = log_probs_NC.gather(-1, labels_N[:, None])[:, 0].cpu()
-    if never is not None:
-        log_probs_NC.index_fill_(-1, never, -math.inf)
-    return found_N, log_probs_NC.argmax(dim=-1).cpu()
+    return log_probs_NC.gather(-1, labels_N[:, None])[:, 0].cpu(), log_probs_NC.argmax(dim=-1).cpu()
 
 
-def scores(
-    parts: Sequence[Guesses], *, what: str, counted: str | None = None, guess: str = "the likeliest token"
-) -> dict[str, Score]:
+def scores(parts: Sequence[Guesses], *, what: str, counted: str | None = None) -> dict[str, Score]:
     """Loss over all targets, and accuracy over those that count, beside that of always guessing the most frequent.
 
     Raises:
@@ -111,6 +98,6 @@ def scores(
     text = len(labels)
     return {
         "loss": Score(nats / count, f"mean -ln p over {what}", count),
-        "accuracy": Score(hits / max(text, 1), f"share of {counted} that {guess} hits", text),
+        "accuracy": Score(hits / max(text, 1), f"share of {counted} that the likeliest token hits", text),
         "unigram_accuracy": Score(commonest / max(text, 1), f"share of the most frequent of {counted}", text),
     }
