@@ -57,7 +57,7 @@ def packed_corpus(paths: Sequence[str], *, vocab_size: int) -> Store:
     """
     texts = tuple(paths) or tuple(str(path) for path in fetch_corpus("demo", fallback=True))
     settings = DataSettings(paths=texts, validation_fraction=HELD_OUT, test_fraction=HELD_OUT)
-    return prepared_store(settings, tokenizer_settings=TokenizerSettings(vocab_size=vocab_size), workers=2)
+    return prepared_store(settings, tokenizer_settings=TokenizerSettings(vocab_size=vocab_size))
 
 
 def build_peer(shape: Shape, *, vocab_size: int, context: int, dropout: float, seed: int) -> GPT2LMHeadModel:

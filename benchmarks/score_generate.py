@@ -37,7 +37,7 @@ from torch import Tensor
 from _cells import Cells
 from wenlu.evaluation.documents import TokenizedDocument
 from wenlu.evaluation.scoring import Windows, token_log_probs
-from wenlu.generation.engine import generate
+from wenlu.generation.engine import stream
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.build import build_model
 from wenlu.models.checkpoint import save_model
@@ -158,8 +158,10 @@ def generate_ours(models: Pair, inputs: Tensor, style: str) -> Tensor:
     if style == "greedy" and len(inputs) > 1:
         return greedy_in_step(models.ours, inputs)
     settings = GenerationSettings(max_new_tokens=NEW_TOKENS, num_sequences=len(inputs), **STYLES[style])
-    found = generate(models.ours, inputs[0, 1:].tolist(), settings, start_id=END, end_ids=(-1,))
-    return torch.tensor([sequence.ids for sequence in found])
+    ids: list[list[int]] = [[] for _ in inputs]
+    for step in stream(models.ours, inputs[0, 1:].tolist(), settings, start_id=END, end_ids=(-1,)):
+        ids[step.sequence].append(step.token_id)
+    return torch.tensor(ids)
 
 
 @torch.inference_mode()

@@ -314,7 +314,7 @@ def packed_corpus(paths: list[str]) -> Store:
     texts = tuple(paths) or tuple(str(path) for path in fetch_corpus("demo", fallback=True))
     settings = DataSettings(paths=texts, validation_fraction=HELD_OUT)
     tokenizer = TokenizerSettings(vocab_size=VOCAB_SIZE, special_tokens=MaskedLM().special_tokens())
-    return prepared_store(settings, tokenizer_settings=tokenizer, workers=2)
+    return prepared_store(settings, tokenizer_settings=tokenizer)
 
 
 def main() -> None:
