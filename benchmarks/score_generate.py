@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ import transformers
 from torch import Tensor
 
 from _cells import Cells
+from wenlu.evaluation import scoring
 from wenlu.evaluation.documents import TokenizedDocument
 from wenlu.evaluation.scoring import Windows, token_log_probs
 from wenlu.generation.engine import stream
@@ -131,7 +133,9 @@ def prompts(models: Pair, batch: int) -> Tensor:
 def score_ours(models: Pair, texts: list[np.ndarray], *, slots: int | None = None) -> list[np.ndarray]:
     documents = [TokenizedDocument(ids, len(ids), len(ids), "", True) for ids in texts]
     windows = Windows(MAX_POSITIONS, MAX_POSITIONS)
-    return list(token_log_probs(models.ours, documents, context_id=END, windows=windows, slots_per_batch=slots))
+    sizes = {name: slots or getattr(scoring, name) for name in ("SLOTS_PER_BATCH", "SLOTS_PER_BATCH_ON_CPU")}
+    with mock.patch.multiple(scoring, **sizes):
+        return list(token_log_probs(models.ours, documents, context_id=END, windows=windows))
 
 
 @torch.inference_mode()

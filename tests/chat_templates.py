@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from tiny_tokenizers import tiny
 from wenlu.tokenization.chat import Message
-from wenlu.tokenization.tokenizer import TokenizerKind
+from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind
 
 CHATML = """\
 {%- if messages[0].role != 'system' %}
@@ -119,6 +119,11 @@ def conversation(*contents: str, system: str | None = None) -> list[Message]:
     """User and assistant in turn, the user first."""
     said = [Message("assistant" if number % 2 else "user", content) for number, content in enumerate(contents)]
     return [Message("system", system), *said] if system is not None else said
+
+
+def encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text in which the strings of special tokens stand for those tokens."""
+    return list(LibraryTokenizer.from_str(tokenizer.serialized).encode(text, add_special_tokens=False).ids)
 
 
 CONVERSATIONS = {

@@ -27,13 +27,12 @@ import wenlu.bundle
 from tiny_training import losses, tiny_settings, tiny_store
 from wenlu.bundle import load_bundle
 from wenlu.evaluation.evaluator import evaluate_split
-from wenlu.evaluation.scoring import Windows
-from wenlu.evaluation.text_score import score_text
+from wenlu.evaluation.scoring import Windows, score_text
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.text import complete, prepare
 from wenlu.models.config import LanguageModel
 from wenlu.models.device import device_of
-from wenlu.training import precision, preparation, status
+from wenlu.training import precision, preparation, resolution, results
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.verification import replay_step, verify_run
 
@@ -178,7 +177,7 @@ def main(folder: Path, journeys: Mapping[str, Sequence[str]]) -> None:
     def pick(name: str) -> torch.device:
         return torch.device("cpu") if name == "cpu" else DEVICE
 
-    for module in (wenlu.bundle, precision, preparation, status):
+    for module in (wenlu.bundle, precision, preparation, resolution, results):
         vars(module)["pick_device"] = pick
     with Everywhere():
         for name, overrides in journeys.items():

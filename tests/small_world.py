@@ -54,7 +54,7 @@ def make_world(folder: Path, *, hidden_size: int = 8, keep: int = 2) -> None:
 
 def save_model_directory(model: nn.Module, store: Store, path: Path) -> None:
     """Publish a model with the tokenizer of a store."""
-    publish(path, lambda directory: save_bundle(directory, model=model, tokenizer=store.tokenizer), durable=False)
+    publish(path, lambda directory: save_bundle(directory, model=model, tokenizer=store.tokenizer))
 
 
 def stopped_run(path: Path, store: Store, kind: str, *more: str) -> None:

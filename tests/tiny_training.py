@@ -5,6 +5,7 @@ As a script it is the server: torch is imported once, every life of a trainer is
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -94,14 +95,19 @@ def losses(run: Path) -> list[tuple[int, str]]:
 class Lives:
     """Talks to the server: each call is one life of a trainer in a process of its own.
 
+    ``imports`` are modules that every life would import late.
     ``seconds`` are those of the last life: from its last signal, or else from its start, to its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, imports: Sequence[str] = ()) -> None:
         self.seconds = 0.0
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WENLU_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, __file__, *imports],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
 
     def live(
@@ -136,6 +142,8 @@ class Lives:
 
 def _serve() -> None:
     torch.set_num_threads(1)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:  # whatever is imported late is imported once
         train_run(tiny_settings("train.steps=1"), Path(folder) / "run", store=tiny_store(Path(folder) / "corpus"))
     for line in sys.stdin:

@@ -11,9 +11,10 @@ wenlu.evaluate(model, store).total.bits_per_byte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import RequestError
@@ -23,9 +24,10 @@ from wenlu.data.documents import Report, read_documents
 from wenlu.data.settings import DataSettings
 from wenlu.data.store import Split, Store
 from wenlu.data.tokens import build_store
-from wenlu.evaluation.corpus import open_corpus
+from wenlu.evaluation.documents import open_corpus
 from wenlu.evaluation.evaluator import Evaluation, default_windows, evaluate_documents, evaluate_split
-from wenlu.evaluation.text_score import TextScore, score_text
+from wenlu.evaluation.predictions import answers
+from wenlu.evaluation.scoring import TextScore, score_text
 from wenlu.generation.embedding import Pooling, Vectors, embed, read_settings
 from wenlu.generation.fill import DEFAULT_TOP, Filled, fill
 from wenlu.generation.text import Completion, complete, prepare, prepare_chat
@@ -41,7 +43,10 @@ StringPath = str | Path
 
 
 class Model:
-    """A finished model with its tokenizer: a decoder scores and generates, an encoder fills and embeds."""
+    """A finished model with its tokenizer: a decoder scores and generates, an encoder fills and embeds.
+
+    Whatever was fine-tuned on labelled examples predicts.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -97,6 +102,17 @@ class Model:
             TokenizerError: ``tokenization.no_mask_token``.
         """
         return fill(self.bundle.model, self.tokenizer, [text], top=top)[0]
+
+    def predict(self, rows: str | Sequence[str | Mapping[str, object]]) -> list[Mapping[str, Any] | None]:
+        """The answers of a fine-tuned model to a text, texts, or rows with the fields of its task: labels, tags, text.
+
+        None stands for a row that has nothing to be read.
+
+        Raises:
+            RequestError: the model was not fine-tuned, or its task needs rows and was given texts.
+            DataError: a row is wrong.
+        """
+        return answers(self.bundle, [rows] if isinstance(rows, str) else rows)
 
     def embed(
         self, texts: str | Sequence[str], *, pooling: Pooling | None = None, normalize: bool = True,
@@ -164,15 +180,10 @@ def train(
     overrides: Sequence[str] = (),
 ) -> RunResult:
     """Train a run from a preset's name or a TOML file; ``overrides`` read ``train.steps=100``."""
-    file = Path(settings) if str(settings).endswith(".toml") else None
+    preset, file = (None, Path(settings)) if str(settings).endswith(".toml") else (str(settings), None)
+    values = {"data.paths": _paths(data) or None}
+    resolved = load_settings(RunSettings, preset=preset, file=file, overrides=overrides, values=values)
     store = data if isinstance(data, Store) else None
-    resolved = load_settings(
-        RunSettings,
-        preset=None if file else str(settings),
-        file=file,
-        overrides=overrides,
-        values={"data.paths": _paths(data) or None},
-    )
     return train_run(resolved, Path(output), evaluate=evaluate_split, store=store)
 
 
@@ -214,10 +225,5 @@ def evaluate(
 
 
 def _paths(data: Store | StringPath | Sequence[StringPath] | None) -> list[str]:
-    if data is None:
-        return []
-    if isinstance(data, Store):
-        return [str(data.path)]
-    if isinstance(data, str | Path):
-        return [str(data)]
-    return [str(path) for path in data]
+    given = data.path if isinstance(data, Store) else data
+    return [str(path) for path in ([given] if isinstance(given, str | Path) else given or ())]

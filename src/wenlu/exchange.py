@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -83,14 +83,13 @@ def import_checkpoint(
         with _collected(report.notices):
             model, words = _read(source, tokenizer or source, directory, report, convert_pickle=convert_pickle)
             generation = generation_settings.load(source)
-        end_ids = generation.end_token_ids or (words.end_id,)
-        report.generation = {k: v for k, v in generation.as_record().items() if v != getattr(_DEFAULTS, k)}
-        report.generation["end_token_ids"] = list(end_ids)
-        provenance = {"imported_from": source.resolve().name}
-        save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
-        embedding.copy_settings(source, directory)
-        with _collected(report.notices):
+            provenance = {"imported_from": source.resolve().name}
+            save_bundle(directory, model=model, tokenizer=words, generation=generation, provenance=provenance)
+            embedding.copy_settings(source, directory)
             _check_equal(model, directory)
+        plain = generation_settings.GenerationSettings()
+        report.generation = {k: v for k, v in asdict(generation).items() if v != getattr(plain, k)}
+        report.generation["end_token_ids"] = list(generation.end_token_ids or (words.end_id,))
 
     publish(target, write, replace=replace)
     return report
@@ -188,17 +187,12 @@ def check_source(source: Path) -> None:
     if not source.is_dir():
         raise CheckpointError("exchange.no_directory", path=source)
     if not (source / "config.json").exists():
-        below = sorted(path.parent for path in source.glob("*/config.json"))
-        below += sorted(path.parent for path in source.glob("snapshots/*/config.json"))
-        above = source.parent if (source.parent / "config.json").is_file() else None
-        near = below[0] if below else above
+        below = [*sorted(source.glob("*/config.json")), *sorted(source.glob("snapshots/*/config.json"))]
+        near = next((path.parent for path in (*below, source.parent / "config.json") if path.is_file()), "-")
         names = sorted(path.name for path in source.iterdir())[:8]
-        raise CheckpointError("exchange.not_here", path=source, files=", ".join(names) or "-", near=near or "-")
+        raise CheckpointError("exchange.not_here", path=source, files=", ".join(names) or "-", near=near)
     if parts := partial_downloads(source):
         raise CheckpointError("exchange.unfinished", path=source, files=", ".join(parts))
-
-
-_DEFAULTS = generation_settings.GenerationSettings()
 
 
 def _read(
@@ -212,8 +206,7 @@ def _read(
         place = directory / "converted"
         place.mkdir()
         shutil.copyfile(source / "config.json", place / "config.json")
-        made = pickled.convert(source, place, weights=WEIGHTS, index=INDEX)
-        report.converted, report.converted_left = made.sources, made.skipped
+        report.converted, report.converted_left = pickled.convert(source, place, weights=WEIGHTS, index=INDEX)
     model = load_model(place)
     refuse_strangers(model, tokenizer, words)
     report.family = str(values["model_type"]).removeprefix(OWN_PREFIX)
@@ -229,18 +222,14 @@ def _read(
     report.tokenizer_kind, report.vocab_size = tokenizer.kind, tokenizer.vocab_size
     report.chat_template = tokenizer.chat_template is not None
     report.tokenizer_not_read = sorted(config.keys() - hf.KEPT - hf.EXPRESSED)
-    report.files_left = _files_left(source, values, report)
-    return model, tokenizer
-
-
-def _files_left(source: Path, values: Mapping[str, object], report: Imported) -> list[str]:
-    """The files of a directory that nothing was read from."""
-    read = _READ | {*report.converted, *hf.FILES, *_TOKENIZER_FILES, *(Path(f).parts[0] for f in embedding.FILES)}
-    if (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
-        read |= set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    files = _READ | {*report.converted, *hf.FILES, *_TOKENIZER_FILES, *(Path(f).parts[0] for f in embedding.FILES)}
     if report.converted:
-        read.add(pickled.PICKLE_INDEX)
-    return sorted(path.name + ("/" if path.is_dir() else "") for path in source.iterdir() if path.name not in read)
+        files.add(pickled.PICKLE_INDEX)
+    elif (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
+        files |= set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    left = (path for path in source.iterdir() if path.name not in files)
+    report.files_left = sorted(path.name + ("/" if path.is_dir() else "") for path in left)
+    return model, tokenizer
 
 
 def _check_equal(model: nn.Module, directory: Path) -> None:
@@ -262,26 +251,24 @@ def _check_equal(model: nn.Module, directory: Path) -> None:
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same, NaN and the sign of zero included."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
     first, second = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (one, other))
-    return torch.equal(first, second)
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(first, second)
 
 
 @contextmanager
 def _collected(notices: list[Notice]) -> Iterator[None]:
     """Keep what is told meanwhile."""
 
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if isinstance(record.msg, Notice):
-                notices.append(record.msg)
+    def keep(record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, Notice):
+            notices.append(record.msg)
+        return True
 
-    keep, level = Keep(), LOGGER.level
-    LOGGER.addHandler(keep)
+    level = LOGGER.level
+    LOGGER.addFilter(keep)
     LOGGER.setLevel(logging.INFO)
     try:
         yield
     finally:
-        LOGGER.removeHandler(keep)
+        LOGGER.removeFilter(keep)
         LOGGER.setLevel(level)

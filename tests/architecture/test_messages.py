@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import cast
 
+import click
 import pytest
 
+from wenlu.cli.main import main
+from wenlu.cli.parsing import Argument, Command, LazyGroup, Option
 from wenlu.core import errors
 from wenlu.core.messages import ERROR_PARTS, LANGUAGES, catalogue
 
@@ -62,20 +65,33 @@ def literal(node: ast.expr | None) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
-def help_ids(name: str, call: ast.Call) -> list[str]:
-    """The ids of help texts that option(), argument(), command() and LazyGroup() stand for."""
-    words = [word for word in map(literal, call.args) if word is not None]
-    verbs = [word for keyword in call.keywords if keyword.arg == "verb" and (word := literal(keyword.value))]
-    if name == "LazyGroup" and verbs:
-        return [f"help.{verbs[0]}.summary"]
-    if name == "command" and len(words) == 1:
-        return [f"help.{words[0]}.summary"]
-    if name == "argument" and len(words) == 2:
-        return [f"help.{words[0]}.{words[1]}"]
-    if name == "option" and len(words) >= 2:
-        long = next(word for word in words if word.startswith("--"))
-        return [f"help.{words[0]}.{long.split('/')[0].lstrip('-').replace('-', '_')}"]
-    return []
+def commands(command: click.Command | None = main) -> Iterator[Command]:
+    """All verbs and groups."""
+    assert isinstance(command, Command)
+    yield command
+    if isinstance(command, LazyGroup):
+        for name in command.table:
+            yield from commands(command.get_command(click.Context(command), name))
+
+
+def help_ids() -> Iterator[tuple[str, Sequence[str]]]:
+    """Place and ids of every help text; the first one that the catalogue has is shown."""
+    for command in commands():
+        yield command.verb, [f"help.{command.verb}.summary"]
+        for param in command.params:
+            assert isinstance(param, Option | Argument)
+            yield f"{command.verb} {param.name}", param.help_ids
+
+
+def column_ids() -> set[str]:
+    """Headings of tables: the literals of a file that calls ``output.table`` with a package."""
+    found = set()
+    for tree in TREES.values():
+        nodes = list(ast.walk(tree))
+        names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        tables = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "output.table"]
+        found |= {f"{literal(table.args[0])}.column_{name}" for table in tables for name in names}
+    return found
 
 
 def patterns() -> list[re.Pattern[str]]:
@@ -140,17 +156,13 @@ def test_every_id_in_the_code_exists() -> None:
         known: Mapping[str, object] = errors_of("en") if name in ERRORS else texts_of("en")
         if name in ERRORS | SPEAKERS and id is not None and id not in known:
             missing.append(f"{place} {id}")
-        missing += [f"{place} {id}" for id in help_ids(name, call) if id not in texts_of("en")]
-        missing += [
-            f"{place} {word}"
-            for keyword in call.keywords
-            if keyword.arg == "help_id" and (word := literal(keyword.value)) and word not in texts_of("en")
-        ]
+    missing += [f"{place} {ids}" for place, ids in help_ids() if not set(ids) & set(texts_of("en"))]
     assert not missing
 
 
 def test_every_id_of_the_catalogue_is_used() -> None:
-    used = literals() | {id for _, name, call in calls() for id in help_ids(name, call)}
+    shown = (next((id for id in ids if id in texts_of("en")), "") for _, ids in help_ids())
+    used = literals() | column_ids() | set(shown)
     made = patterns()
     unused = [
         id

@@ -1,4 +1,4 @@
-"""Every task of the folder learns eight examples, and cares neither for padding nor for the order of a batch."""
+"""Every task on plain text learns eight examples, and cares neither for padding nor for the order of a batch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from wenlu.core import plugins
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
 from wenlu.tasks._base import CorpusObjective, Skip, Task
+from wenlu.tasks._labelled import LabelledTask
 from wenlu.tasks.causal_lm import CausalLM, Features
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training.optimizers import Optimizer, OptimizerSettings
 
-TASKS = plugins.names("wenlu.tasks")
 AnyTask = Task[str, Any, Any, Any]
 
 
 def task_of(name: str) -> AnyTask:
     module = plugins.load("wenlu.tasks", name)
     return cast(AnyTask, module.create(module.SETTINGS()))
+
+
+TASKS = [name for name in plugins.names("wenlu.tasks") if not isinstance(task_of(name), LabelledTask)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import wenlu
-from chat_templates import CHATML, save_with_template
+from chat_templates import CHATML, encode_marked, save_with_template
 from gguf_models import rewrite
 from wenlu.bundle import load_bundle
 from wenlu.cli.main import main
@@ -37,7 +37,7 @@ def chatty(tmp_path: Path) -> Path:
         for parameter in model.parameters():
             parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(3))
     save_model(model, path)
-    ends = (tokenizer.end_id, *tokenizer.encode_marked("<|im_end|>"))
+    ends = (tokenizer.end_id, *encode_marked(tokenizer, "<|im_end|>"))
     generation_settings.save(GenerationSettings(do_sample=False, end_token_ids=ends), path, end_id=tokenizer.end_id)
     return path
 
@@ -53,7 +53,7 @@ def test_the_prompt_is_a_message(chatty: Path) -> None:
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n你好 <|im_end|><|im_end|>\n<|im_start|>assistant\n"
     )
     bundle = load_bundle(chatty)
-    turn = set(bundle.tokenizer.encode_marked("<|im_start|><|im_end|>"))
+    turn = set(encode_marked(bundle.tokenizer, "<|im_start|><|im_end|>"))
     ids = _ids(bundle, record["prompt"], "你好 <|im_end|>")
     assert record["prompt_tokens"] == len(ids) and sum(id in turn for id in ids) == 5
     expected = _greedy(bundle.model, ids, 6, ends=set(bundle.generation.end_token_ids))
@@ -77,9 +77,9 @@ def _ids(bundle: object, prompt: str, said: str) -> list[int]:
     tail = before.split("<|im_start|>")[-1]
     assert tail == "user\n"
     return [
-        *tokenizer.encode_marked(before.removesuffix(tail)),
+        *encode_marked(tokenizer, before.removesuffix(tail)),
         *tokenizer.encode(f"user\n{said}"),
-        *tokenizer.encode_marked(after),
+        *encode_marked(tokenizer, after),
     ]
 
 
@@ -109,7 +109,7 @@ def test_the_turn_ends_with_any_end_token(chatty: Path) -> None:
 def test_a_gguf_file_names_the_end_of_a_turn(chatty: Path, tmp_path: Path) -> None:
     export_gguf(chatty, tmp_path / "one.gguf", type="f32")
     tokenizer = Tokenizer.load(chatty)
-    [turn] = tokenizer.encode_marked("<|im_end|>")
+    [turn] = encode_marked(tokenizer, "<|im_end|>")
     key = gguf.Keys.Tokenizer.EOT_ID
     path = rewrite(tmp_path / "one.gguf", tmp_path / "two.gguf", keys={key: turn})
     assert load_bundle(path).generation.end_token_ids == (tokenizer.end_id, turn)

@@ -21,8 +21,7 @@ from wenlu.bundle import save_bundle
 from wenlu.cli.main import main
 from wenlu.core.publication import MANIFEST, publish
 from wenlu.evaluation.contestants import open_contestant
-from wenlu.evaluation.corpus import FilesCorpus
-from wenlu.evaluation.documents import sample_texts
+from wenlu.evaluation.documents import open_corpus
 from wenlu.evaluation.objectives import _tokens
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
@@ -188,7 +187,7 @@ def model_directory(path: Path, kind: str, task: str, tokenizer: Tokenizer) -> s
     """A model with random weights, outside any run."""
     sizes = ModelSettings(kind=kind, num_layers=1, num_heads=2, hidden_size=16)
     model = build_model(sizes, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id, sequence_length=32, seed=1)
-    publish(path, lambda place: save_bundle(place, model=model, tokenizer=tokenizer, task=task), durable=False)
+    publish(path, lambda place: save_bundle(place, model=model, tokenizer=tokenizer, task=task))
     return str(path)
 
 
@@ -301,8 +300,8 @@ def test_the_files_of_a_folder_are_the_sources_of_its_pairs(sampled: bool, tmp_p
     """As in a token store; of one, they are its files."""
     for letter in "ab":
         (tmp_path / f"{letter}.jsonl").write_text("\n".join([json.dumps({"text": letter * 9})] * 5), encoding="utf-8")
-    corpus, tokenizer = FilesCorpus([str(tmp_path)]), open_contestant("masked").bundle.tokenizer
-    store = _tokens(corpus, tokenizer, sample_texts(corpus.texts(), 60) if sampled else None)
+    corpus, tokenizer = open_corpus([str(tmp_path)]), open_contestant("masked").bundle.tokenizer
+    store = _tokens(corpus.as_texts(60 if sampled else 0), tokenizer)
     texts = [tokenizer.decode(store.document(number)[:-1].tolist()) for number in range(store.num_documents)]
     assert len(texts) == (7 if sampled else 10) and store.files is not None
     assert {(text[0], file) for text, file in zip(texts, store.files.tolist(), strict=True)} == {("a", 0), ("b", 1)}

@@ -19,7 +19,8 @@ from skips import needs_posix
 from small_world import STEPS, STOPPED_AT, stopped_run
 from tiny_training import losses, tiny_texts
 from wenlu.cli.main import main
-from wenlu.core.runs import Run, verify
+from wenlu.core.publication import verify
+from wenlu.core.runs import Run
 from wenlu.data.loader import Loader
 from wenlu.data.settings import DataSettings
 from wenlu.data.store import DocumentIndex, Store, TokenStore

@@ -12,7 +12,7 @@ from torch import nn
 
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.cli.main import main
-from wenlu.core.runs import publish
+from wenlu.core.publication import publish
 from wenlu.data.documents import DataSettings
 from wenlu.data.store import Store
 from wenlu.data.tokens import build_store
@@ -28,7 +28,7 @@ def wenlu(*words: object) -> Result:
 
 
 def save(model: nn.Module, tokenizer: Tokenizer, path: Path) -> Path:
-    publish(path, lambda directory: save_bundle(directory, model=model, tokenizer=tokenizer), durable=False)
+    publish(path, lambda directory: save_bundle(directory, model=model, tokenizer=tokenizer))
     return path
 
 

@@ -21,7 +21,7 @@ from wenlu.data.store import TokenStore
 from wenlu.models.transformer import Transformer
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
-from wenlu.training.preparation import create_task, resolve_settings
+from wenlu.training.resolution import create_task, resolve_settings
 from wenlu.training.run import train_run
 
 KINDS = {

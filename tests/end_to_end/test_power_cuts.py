@@ -13,7 +13,8 @@ from promises import Figure, Lane
 from skips import needs_tool
 from system_calls import CHANGES, Call, Disk, pause, read_calls, traced
 from tiny_training import tiny_evaluate, tiny_settings, tiny_store
-from wenlu.core.runs import Run, checkpoint_step, verify
+from wenlu.core.publication import verify
+from wenlu.core.runs import Run, checkpoint_step
 from wenlu.training.run import train_run
 from wenlu.training.state import read_state
 

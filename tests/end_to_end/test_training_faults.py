@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 import os
 import shutil
@@ -21,6 +22,7 @@ from skips import cannot_mount, needs_posix, needs_tool
 from system_calls import CHANGES, pause, traced
 from tiny_training import SMALL, TRANSFORMER, losses, tiny_texts
 from wenlu.cli.main import main
+from wenlu.core.errors import CheckpointError
 from wenlu.core.runs import Run, checkpoint_step
 from wenlu.training.state import read_state
 
@@ -177,3 +179,15 @@ def test_a_disk_that_is_really_full(tmp_path: Path, figure: Figure) -> None:
         cannot_mount()
     assert 0 < code < 12
     figure(f"a full tmpfs: told, {code} checkpoints whole; with room the run ends; a read-only disk is told")
+
+
+@pytest.mark.parametrize("key", ["step", "next_batch", "seconds", "data"])
+def test_a_state_without_its_place_is_refused(key: str, tmp_path: Path) -> None:
+    place = {"step": 3, "next_batch": 3, "seconds": 1.5, "data": "0"}
+    (tmp_path / "state.json").write_text(json.dumps({"format": 1, **place}), encoding="utf-8")
+    assert read_state(tmp_path).step == 3
+    del place[key]
+    (tmp_path / "state.json").write_text(json.dumps({"format": 1, **place}), encoding="utf-8")
+    with pytest.raises(CheckpointError) as refused:
+        read_state(tmp_path)
+    assert refused.value.id == "training.state_format"

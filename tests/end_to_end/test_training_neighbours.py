@@ -23,10 +23,10 @@ from system_calls import pause, stopped
 from tiny_training import tiny_evaluate, tiny_settings, tiny_store, tiny_texts
 from wenlu.cli.main import main
 from wenlu.core.errors import CheckpointError, RunError
-from wenlu.core.runs import Run, checkpoint_step, read_manifest, verify
-from wenlu.models.checkpoint import load_model
+from wenlu.core.publication import read_manifest, verify
+from wenlu.core.runs import Run, checkpoint_step
+from wenlu.models.checkpoint import digest, load_model
 from wenlu.training.run import resume_run, train_run
-from wenlu.training.state import digest
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def missing_from(checkpoint: Path, *, whole: bool) -> str:
             verify(checkpoint)
         wrong = [
             name
-            for name, record in read_manifest(checkpoint).files.items()
+            for name, record in read_manifest(checkpoint).items()
             if (checkpoint / name).stat().st_size != record.bytes
         ]
     except (CheckpointError, RunError, FileNotFoundError) as error:

@@ -181,7 +181,7 @@ def test_sentencepiece_is_written_and_read_with_the_same_ids(family: str, tmp_pa
         )  # fmt: skip
     if family == "llama":
         assert_same_ids(target, [text for text in TEXTS if not text.startswith(" ")])
-    kinds = read_header(target).integers("tokenizer.ggml.token_type")
+    kinds = read_header(target).values("tokenizer.ggml.token_type", int)
     assert (kinds.count(2), kinds.count(6), kinds[-SPARE:]) == (1, 256, [5] * SPARE)
     export_gguf(target, tmp_path / "again.gguf", type="f32")
     assert (tmp_path / "again.gguf").read_bytes() == target.read_bytes()

@@ -11,7 +11,7 @@ from tiny_tokenizers import tiny
 from tiny_training import tiny_store
 from wenlu.bundle import load_bundle, save_bundle
 from wenlu.core.errors import CheckpointError
-from wenlu.core.runs import publish
+from wenlu.core.publication import publish
 from wenlu.exchange import import_checkpoint
 from wenlu.generation.settings import GenerationSettings
 from wenlu.models.build import build_model

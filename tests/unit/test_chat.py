@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from chat_templates import CHATML, LLAMA3, MISTRAL, SPECIAL_TOKENS, ZEPHYR, conversation, save_with_template
+from chat_templates import (
+    CHATML,
+    LLAMA3,
+    MISTRAL,
+    SPECIAL_TOKENS,
+    ZEPHYR,
+    conversation,
+    encode_marked,
+    save_with_template,
+)
 from tiny_tokenizers import KINDS
 from wenlu.core.errors import CheckpointError, RequestError, TokenizerError, WenluError
 from wenlu.tokenization.chat import Message, encode_chat, render_chat
@@ -66,7 +75,7 @@ def test_what_a_template_writes_between_parts_of_special_tokens_is_special(tmp_p
     tokenizer = Tokenizer.load(tmp_path)
     encoded = encode_chat(tokenizer, conversation("is a <", "> yes"))
     assert encoded.text == "is a <<|im_end|>> yes"
-    assert [id for id in encoded.ids if id in tokenizer.special_ids] == tokenizer.encode_marked("<|im_end|>")
+    assert [id for id in encoded.ids if id in tokenizer.special_ids] == encode_marked(tokenizer, "<|im_end|>")
 
 
 def test_a_template_may_look_for_a_special_string_in_a_message(tmp_path: Path) -> None:
@@ -160,5 +169,5 @@ def test_a_long_conversation_is_no_attack(template: str) -> None:
 def test_every_special_token_is_known_by_its_role(tmp_path: Path) -> None:
     save_with_template(tmp_path, "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}")
     tokenizer = Tokenizer.load(tmp_path)
-    assert encode_chat(tokenizer, conversation("x")).ids == tuple(tokenizer.encode_marked("<s></s><|im_end|>"))
+    assert encode_chat(tokenizer, conversation("x")).ids == tuple(encode_marked(tokenizer, "<s></s><|im_end|>"))
     assert set(SPECIAL_TOKENS) <= {tokenizer.token(id) for id in tokenizer.special_ids}

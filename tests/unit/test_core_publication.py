@@ -68,7 +68,7 @@ def test_publish_refuses_an_existing_target(published: Path) -> None:
     assert caught.value.id == "core.target_exists"
     verify(published)
     publish(published, writer({"a": b"new"}), replace=True)
-    assert set(read_manifest(published).files) == {"a"}
+    assert set(read_manifest(published)) == {"a"}
     assert [entry.name for entry in published.parent.iterdir()] == [published.name]
 
 
@@ -236,7 +236,7 @@ def test_kill_at_random_moments_leaves_whole_directories(tmp_path: Path) -> None
 
     def publish_many() -> None:
         for step in range(100_000):
-            publish(tmp_path / f"{os.getpid()}-{step:06d}", writer(CONTENT), durable=step % 2 == 0)
+            publish(tmp_path / f"{os.getpid()}-{step:06d}", writer(CONTENT))
 
     for _ in range(20):
         assert kill_after(fork(publish_many), moments.uniform(0.005, 0.08)) == -9
@@ -469,7 +469,7 @@ def test_publishing_begins_with_what_a_killed_one_left(tmp_path: Path, replace: 
 
 def test_every_folder_that_is_made_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
-    monkeypatch.setattr(publication, "flush_directory", flushed.append)
+    monkeypatch.setattr(publication, "flush", flushed.append)
     for _ in range(2):
         make_directory(tmp_path / "a" / "b" / "c")
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]

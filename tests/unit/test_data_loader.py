@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import Counter
 from itertools import islice
 
@@ -119,3 +121,16 @@ def test_no_text_at_all_is_refused() -> None:
     empty = TokenStore.from_documents([], end_id=END, vocab_size=3)
     with pytest.raises(DataError, match="no text to train on"):
         Loader(empty, sequence_length=8, batch_size=4, seed=1)
+
+
+def test_a_loader_that_is_dropped_drops_its_store() -> None:
+    """At once: an open file cannot be deleted on every system."""
+    corpus = store(5, 6, 7)
+    loader, seen = Loader(corpus, sequence_length=4, batch_size=1, seed=1), weakref.ref(corpus)
+    loader.batch(0)
+    gc.disable()
+    try:
+        del loader, corpus
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -10,8 +10,23 @@ from html.parser import HTMLParser
 
 import pytest
 
-from wenlu.evaluation.charts import Chart, Estimate, Estimates, Line, interval_chart, line_chart, number, thinned, ticks
-from wenlu.evaluation.reports import Report, Sample, Samples, Section, Settings, Table, render
+from wenlu.evaluation.reports import (
+    Chart,
+    Estimate,
+    Estimates,
+    Line,
+    Sample,
+    Samples,
+    Section,
+    Settings,
+    Table,
+    interval_chart,
+    line_chart,
+    number,
+    render,
+    thinned,
+    ticks,
+)
 from wenlu.metrics.significance import Interval
 
 EVIL = "<script>alert('x')</script>\" onload=\"&"
@@ -50,7 +65,7 @@ def sections(text: str) -> list[Section]:
 
 
 def test_every_text_is_escaped_and_every_element_closed() -> None:
-    page = render(Report(EVIL, EVIL, sections(EVIL), EVIL))
+    page = render(EVIL, EVIL, sections(EVIL), EVIL)
     checker = Checker()
     checker.feed(page)
     assert not checker.open
@@ -61,7 +76,7 @@ def test_every_text_is_escaped_and_every_element_closed() -> None:
 
 
 def test_the_page_keeps_its_own_policy() -> None:
-    page = render(Report("t", "s", sections("text")))
+    page = render("t", "s", sections("text"))
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
@@ -77,11 +92,11 @@ def test_the_page_keeps_its_own_policy() -> None:
 @pytest.mark.parametrize(("code", "expected"), [("en", 'lang="en"'), ("zh", 'lang="zh-Hans"')])
 def test_the_page_says_its_language(code: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WENLU_LANG", code)
-    assert expected in render(Report("题", "s", []))
+    assert expected in render("题", "s", [])
 
 
 def test_columns_of_numbers_stand_to_the_right() -> None:
-    page = render(Report("t", "s", [Table("x", ["name", "n"], [["a b", "1,000"], ["c d", "—"]])]))
+    page = render("t", "s", [Table("x", ["name", "n"], [["a b", "1,000"], ["c d", "—"]])])
     assert "<td>a b</td><td class=number>1,000</td>" in page
 
 
@@ -113,8 +128,15 @@ def test_long_curves_are_thinned_by_means_and_holes_left_out() -> None:
 def test_a_chart_without_points_is_left_out() -> None:
     assert line_chart(Chart("t", "x", "y", [Line("a", [])])) == ""
     assert interval_chart(Estimates("t", "u", [])) == ""
-    page = render(Report("t", "s", [Chart("gone", "x", "y", [])]))
+    page = render("t", "s", [Chart("gone", "x", "y", [])])
     assert "gone" not in page
+
+
+def test_values_that_differ_by_a_rounding_are_drawn() -> None:
+    low, high = 0.9154925831468093, 0.9154925831468094
+    assert (
+        interval_chart(Estimates("t", "u", [Estimate("a", low, None), Estimate("b", high, None)])).count("<circle") == 2
+    )
 
 
 def test_curves_stay_inside_the_chart() -> None:

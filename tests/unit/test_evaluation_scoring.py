@@ -19,12 +19,10 @@ from wenlu.evaluation.documents import (
     TokenizedDocument,
     encode_texts,
     sample_documents,
-    sample_texts,
     store_documents,
 )
 from wenlu.evaluation.evaluator import evaluate_documents, evaluate_split, summarize
-from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents, token_log_probs
-from wenlu.evaluation.text_score import score_text
+from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents, score_text, token_log_probs
 from wenlu.generation.settings import GenerationSettings
 from wenlu.generation.text import complete, prepare
 from wenlu.tokenization.hf import Files
@@ -70,16 +68,13 @@ def test_log_probs_equal_the_naive_loop(context: int, stride: int) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 13, 64, 10_000])
-def test_the_sums_do_not_depend_on_the_batch_size(slots: int) -> None:
+def test_the_sums_do_not_depend_on_the_batch_size(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = TinyModel(VOCAB)
-    scores, others = (
-        list(
-            score_documents(
-                model, store_documents(store()), context_id=END, windows=Windows(6, 3), slots_per_batch=number
-            )
-        )
-        for number in (slots, 4096)
-    )
+    found = []
+    for number in (slots, 4096):
+        monkeypatch.setattr("wenlu.evaluation.scoring.SLOTS_PER_BATCH_ON_CPU", number)
+        found.append(list(score_documents(model, store_documents(store()), context_id=END, windows=Windows(6, 3))))
+    scores, others = found
     assert [score.tokens for score in scores] == LENGTHS
     for score, other in zip(scores, others, strict=True):
         assert score.nats == pytest.approx(other.nats, rel=1e-6)
@@ -184,8 +179,8 @@ def test_one_long_document_does_not_break_the_limit() -> None:
 
 def test_texts_are_sampled_by_bytes() -> None:
     texts = [EvaluationText(f"{number} 汉字" * 5, len((f"{number} 汉字" * 5).encode()), "zh") for number in range(20)]
-    sample = sample_texts(texts, 200)
-    assert sample == sample_texts(reversed(texts), 200)
+    sample = sample_documents(texts, 200)
+    assert sample == sample_documents(reversed(texts), 200)
     assert 190 <= sum(text.num_bytes for text in sample) <= 200
     assert sample[-1].num_bytes == len(sample[-1].text.encode())
 

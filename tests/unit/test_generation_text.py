@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tiny_language_model import ByteTokenizer, ScriptedModel
 from wenlu.generation.settings import GenerationSettings
-from wenlu.generation.stop_strings import StopMatcher
-from wenlu.generation.text import Completion, complete, prepare, stream_text
+from wenlu.generation.text import Completion, StopMatcher, complete, prepare, stream_text
 
 TOKENIZER = ByteTokenizer()
 GREEDY = GenerationSettings(do_sample=False, max_new_tokens=60)

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import gguf
 import pytest
@@ -22,7 +23,7 @@ from wenlu.bundle import load_bundle
 from wenlu.core.errors import CheckpointError, WenluError
 from wenlu.core.gguf import MAX_ELEMENTS, read_header
 from wenlu.core.publication import publish_file
-from wenlu.gguf_export import TYPES, export_gguf
+from wenlu.gguf_export import GGUFType, export_gguf
 from wenlu.models.checkpoint import load_model, save_model
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -284,7 +285,7 @@ def test_models_that_llama_cpp_cannot_compute_are_not_exported(tmp_path: Path) -
     model = directory(tmp_path / "large", "llama")
     model.decoder.layers[0].ffn.up.weight.data[0, 0] = 70_000.0
     save_model(model, tmp_path / "large")
-    for type in TYPES:
+    for type in get_args(GGUFType):
         path = tmp_path / f"{type}.gguf"
         if type in ("f16", "q8_0"):
             assert refused(tmp_path / "large", path, type) == "models.gguf_range"

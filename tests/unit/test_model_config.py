@@ -149,9 +149,10 @@ def test_a_setting_of_0_is_refused_by_its_name(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "head_dim" not in family(kind).uses or kind in LIKE_LLAMA])
 def test_more_heads_than_the_width_are_refused_as_such(kind: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        build_model(ModelSettings(kind=kind, num_heads=1000), vocab_size=50, end_id=0, sequence_length=8)
-    assert refused.value.id == "models.heads_split"
+    for heads in ({"num_heads": 1000}, {"hidden_size": 96, "num_heads": 5}):
+        with pytest.raises(SettingsError) as refused:
+            build_model(ModelSettings(kind=kind, **heads), vocab_size=50, end_id=0, sequence_length=8)
+        assert refused.value.id == "models.heads_split"
 
 
 @pytest.mark.parametrize(

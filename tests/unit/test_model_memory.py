@@ -70,7 +70,7 @@ def test_pieces_equal_the_whole_and_the_memory_is_read_once(kind: str, backend: 
         read = memory if number == 0 else torch.full_like(memory, float("nan"))
         found.append(model(piece, memory=read, memory_mask=memory_mask if number == 0 else None, cache=cache))
     close(torch.cat(found, dim=1), whole)
-    stored = [layer.keys_BKTE for layer in cache.memories]
+    stored = [layer.memory[0] for layer in cache.memories]
     assert [tensor.shape[2] for tensor in stored] == [memory.shape[1]] * 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,11 @@ def test_saved_and_loaded_it_is_the_same(model: NGramModel, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(config.replace('"discounts": [', '"discounts": [1,'), encoding="utf-8")
     with pytest.raises(CheckpointError, match="discounts"):
         load_model(tmp_path)
+
+
+def test_a_copy_in_another_process_is_the_same(model: NGramModel) -> None:
+    tokens = torch.tensor([[1, 2, 3, 1]])
+    assert torch.equal(pickle.loads(pickle.dumps(model))(tokens), model(tokens))
 
 
 def test_a_lower_type_or_new_counts_do_not_leave_old_tables(model: NGramModel) -> None:

@@ -114,7 +114,7 @@ def test_the_state_is_cut_off_from_the_gradient_and_survives_saving() -> None:
     model.hidden(first, cache=cache).sum().backward()
     cache.detach_()
     saved = {name: tensor.clone() for name, tensor in cache.tensors().items()}
-    assert not cache.hidden_LBH.requires_grad
+    assert not any(part.requires_grad for part in cache.state_LBH)
     model.zero_grad()
     model.hidden(second, positions=torch.arange(6, 12).repeat(2, 1), cache=cache).sum().backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -152,7 +152,7 @@ def test_a_cache_is_reordered_and_begun_again() -> None:
     cache.truncate(0)
     torch.testing.assert_close(model(following, cache=cache), model(following))
     with pytest.raises(ValueError, match="beginning only"):
-        LSTMCache(cache.hidden_LBH, cache.cell_LBH).truncate(1)
+        LSTMCache(cache.state_LBH).truncate(1)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_statistics_count_the_real_model(tied: bool) -> None:
     assert statistics.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert statistics.embedding_parameters == model.embedding.weight.numel()
     cache = model.new_cache(1, 32)
-    held = 4 * (cache.hidden_LBH.numel() + cache.cell_LBH.numel())
+    held = 4 * sum(part.numel() for part in cache.state_LBH)
     assert statistics.cache_bytes_per_token == held / 32
 
 

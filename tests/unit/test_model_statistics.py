@@ -84,7 +84,8 @@ def test_cache_bytes(model: Transformer) -> None:
     with torch.no_grad():
         hidden(model, cache=cache)
     stacks = len(model.config.stacks)
-    assert cache.num_bytes == per_token / stacks * B * (40 + (stacks - 1) * S)
+    held = sum(tensor.nbytes for layer in (*cache.layers, *cache.memories) for tensor in layer.memory)
+    assert held == per_token / stacks * B * (40 + (stacks - 1) * S)
 
 
 def kept_bytes(model: nn.Module) -> int:

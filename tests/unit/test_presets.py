@@ -9,7 +9,7 @@ from wenlu.core.settings import load, presets
 from wenlu.models.build import build_model
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tasks._heads import with_heads
-from wenlu.training.preparation import resolve_settings
+from wenlu.training.resolution import resolve_settings
 from wenlu.training.settings import RunSettings
 
 PUBLISHED = {  # parameters of the files of these models, without what is computed

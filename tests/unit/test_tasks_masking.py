@@ -13,9 +13,8 @@ from tiny_training import tiny_texts
 from wenlu.core.errors import SettingsError
 from wenlu.core.setting_types import fields
 from wenlu.data.store import TokenStore
-from wenlu.tasks._masking import MaskSettings, mask
 from wenlu.tasks._vocabulary import MASK, Vocabulary
-from wenlu.tasks.masked_lm import MaskedLM
+from wenlu.tasks.masked_lm import MaskedLM, MaskSettings, mask
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerKind, TokenizerSettings
 
 MARKS = ("[MASK]", "[CLS]", "[SEP]")
@@ -178,7 +177,7 @@ def test_spans_of_many_short_documents(tokenizer: Tokenizer) -> None:
 
 def test_lengths_of_spans_are_geometric() -> None:
     """SpanBERT's table for p = 0.2 and at most 10 words: the mean is 3.8; the first share is 0.224."""
-    from wenlu.tasks._masking import _lengths
+    from wenlu.tasks.masked_lm import _lengths
 
     shares = np.diff(_lengths(0.2, 10), prepend=0)
     assert shares[0] == pytest.approx(0.2 / (1 - 0.8**10))

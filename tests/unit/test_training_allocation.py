@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from skips import needs_posix
-from wenlu.training.allocation import kept_memory
+from wenlu.training.precision import kept_memory
 
 FAULTS = """
 import resource, torch
-from wenlu.training.allocation import kept_memory
+from wenlu.training.precision import kept_memory
 
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -41,7 +41,7 @@ def test_memory_is_faulted_in_once_inside_and_each_time_outside() -> None:
 
 SMALL_FAULTS = """
 import resource, torch
-from wenlu.training.allocation import kept_memory
+from wenlu.training.precision import kept_memory
 
 with kept_memory():
     torch.ones(8 << 20)

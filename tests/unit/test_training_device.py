@@ -24,7 +24,7 @@ from wenlu.evaluation.evaluator import evaluate_split
 from wenlu.models import attention
 from wenlu.models.config import StackConfig
 from wenlu.models.device import device_of, pick_device
-from wenlu.tasks import _chunked
+from wenlu.tasks import _targets
 from wenlu.training.precision import machine, resolve_machine
 from wenlu.training.run import resume_run, train_run
 from wenlu.training.settings import TrainSettings
@@ -133,15 +133,15 @@ def test_a_workspace_that_cublas_cannot_repeat_with_is_refused(
 def test_a_chunk_is_cut_for_a_processor_only(device: str, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An accelerator has no second-level cache to stay in, and each cut costs it launches."""
     calls: list[int] = []
-    plain = _chunked._to_gradient
+    plain = _targets._to_gradient
 
     def counting(x_RV: Tensor, column_R1: Tensor) -> Tensor:
         calls.append(len(x_RV))
         return plain(x_RV, column_R1)
 
-    monkeypatch.setattr(_chunked, "_to_gradient", counting)
-    logits = torch.zeros(64, _chunked._BLOCK_ELEMENTS // 16, device=device)
-    _chunked._loss_and_gradient(logits, torch.zeros(64, dtype=torch.int64, device=device))
+    monkeypatch.setattr(_targets, "_to_gradient", counting)
+    logits = torch.zeros(64, _targets._BLOCK_ELEMENTS // 16, device=device)
+    _targets._loss_and_gradient(logits, torch.zeros(64, dtype=torch.int64, device=device))
     assert calls == [64 // blocks] * blocks
 
 

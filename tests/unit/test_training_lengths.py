@@ -7,9 +7,8 @@ import math
 import pytest
 
 from wenlu.core.errors import SettingsError
-from wenlu.training.duration import Duration, Pace
 from wenlu.training.optimizers import OptimizerSettings
-from wenlu.training.schedules import Schedule, ScheduleSettings
+from wenlu.training.schedules import Duration, Pace, Schedule, ScheduleSettings
 from wenlu.training.settings import TrainSettings
 
 PACE = Pace(tokens_per_step=2048, steps_per_epoch=100.5, total_steps=1000, seconds_per_step=0.25)

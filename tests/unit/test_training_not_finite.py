@@ -15,7 +15,8 @@ from promises import Figure, Lane
 from tiny_training import LSTM, TRANSFORMER, losses, tiny_evaluate, tiny_settings, tiny_store
 from wenlu.cli.main import main
 from wenlu.core.errors import CheckpointError, NotFiniteError, SettingsError
-from wenlu.core.runs import Run, verify
+from wenlu.core.publication import verify
+from wenlu.core.runs import Run
 from wenlu.data.loader import Loader
 from wenlu.data.store import Store, TokenStore
 from wenlu.training.optimizers import Optimizer

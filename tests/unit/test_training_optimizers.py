@@ -8,11 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tiny_training import tiny_settings
 from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
-from wenlu.training.muon import COEFFICIENTS, Muon, orthogonalize
-from wenlu.training.optimizers import Optimizer, OptimizerSettings, parameter_roles
+from wenlu.training.optimizers import (
+    COEFFICIENTS,
+    Muon,
+    Optimizer,
+    OptimizerName,
+    OptimizerSettings,
+    layer_depths,
+    orthogonalize,
+    parameter_roles,
+    refuse_layers,
+)
+from wenlu.training.resolution import resolve_settings
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (8, 8), (5, 7), (24, 8)]
 
@@ -41,6 +52,57 @@ def test_a_learned_position_table_as_wide_as_the_vocabulary_is_no_head() -> None
     roles = parameter_roles(small_model("gpt2"))
     assert roles["decoder.embeddings.position.weight"] == "embedding"
     assert [name for name, role in roles.items() if role == "head"] == ["head.output.weight"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_lower_layers_learn_more_slowly_or_not_at_all(name: OptimizerName) -> None:
+    """Of three layers the lowest is frozen: the rates of the others are 1/2 and 1/4, that of the head is whole."""
+    settings = ModelSettings(kind="bert", num_layers=3, hidden_size=8, num_heads=2, initialization="gpt2", dropout=0.0)
+    model = build_model(settings, vocab_size=32, end_id=0, sequence_length=32, seed=1)
+    rates = OptimizerSettings(name=name, learning_rate=0.01, vector_rate=0.03, layer_decay=0.5, frozen_layers=1)
+    optimizer = Optimizer(model, rates)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    optimizer.set_rates(1.0, index=0)
+    optimizer.step()
+    assert not any(key.startswith(("encoder.embeddings.", "encoder.layers.0.")) for key in optimizer.parameters)
+    moved = {key: float((parameter.detach() - before[key]).abs().max()) for key, parameter in model.named_parameters()}
+    still = {key for key, distance in moved.items() if not distance}
+    assert still == {key for key in moved if key.startswith(("encoder.embeddings.", "encoder.layers.0."))}
+    for key, factor in (("encoder.layers.1.ffn.up.bias", 0.25), ("encoder.layers.2.ffn.up.bias", 0.5),
+                        ("head.transform.dense.bias", 1.0)):  # fmt: skip
+        assert moved[key] == pytest.approx(0.03 * factor, rel=1e-4), "Adam's first step is the rate"
+    low, high = (moved[f"encoder.layers.{layer}.ffn.up.weight"] for layer in (1, 2))
+    assert high == pytest.approx(2 * low, rel=1e-4)
+
+
+def test_depths_are_counted_from_each_stack_s_top() -> None:
+    settings = ModelSettings(kind="t5", num_layers=2, hidden_size=8, num_heads=2)
+    depths = layer_depths(build_model(settings, vocab_size=32, end_id=0, sequence_length=32, seed=1))
+    expected = {"encoder.layers.1": 1, "decoder.layers.0": 2, "encoder.embeddings": 3, "encoder.relative": 3,
+                "decoder.final_norm": 0, "head": 0}  # fmt: skip
+    for start, depth in expected.items():
+        assert {found for name, found in depths.items() if name.startswith(start)} == {depth}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "id"),
+    [
+        (["optimizer.frozen_layers=3"], "training.range"),
+        (["model.kind=lstm", "optimizer.layer_decay=0.9"], "core.setting_unused"),
+        (["optimizer.layer_decay=1.1"], "training.range"),
+    ],
+)
+def test_settings_of_layers_that_nothing_reads_are_refused(overrides: list[str], id: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        resolve_settings(tiny_settings(*overrides))
+    assert error.value.id == id
+
+
+def test_lora_freezes_all_layers_already() -> None:
+    with pytest.raises(SettingsError, match=r"optimizer\.frozen_layers"):
+        refuse_layers(small_model(), tiny_settings("lora.rank=2", "optimizer.frozen_layers=1").value)
 
 
 def test_a_tied_head_is_moved_once() -> None:

@@ -29,7 +29,8 @@ from wenlu.core.errors import (
     SettingsError,
 )
 from wenlu.core.log import LOGGER
-from wenlu.core.runs import Run, verify
+from wenlu.core.publication import verify
+from wenlu.core.runs import Run
 from wenlu.core.settings import load
 from wenlu.data.settings import DataSettings
 from wenlu.data.store import Store

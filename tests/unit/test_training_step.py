@@ -13,7 +13,7 @@ from wenlu.core.errors import NotFiniteError
 from wenlu.models.build import build_model
 from wenlu.models.config import ModelSettings
 from wenlu.tasks._base import IGNORE_INDEX, Batch, TaskSettings
-from wenlu.tasks._chunked import chunked_cross_entropy
+from wenlu.tasks._targets import chunked_cross_entropy
 from wenlu.tasks.causal_lm import CausalLM
 from wenlu.training.optimizers import Optimizer, OptimizerSettings
 from wenlu.training.schedules import Schedule

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
-from wenlu.cli.parsing import LazyGroup, Option
+from wenlu.cli.parsing import LazyGroup, telling
+from wenlu.core.version import __version__
 
 
 def _modules(group: str, *verbs: str) -> dict[str, str]:
@@ -13,28 +12,14 @@ def _modules(group: str, *verbs: str) -> dict[str, str]:
 
 
 TOKENIZER = _modules("tokenizer_", "train", "inspect", "compare")
-DATA = _modules("data_", "inspect", "pack", "fetch")
-VERBS = {
+DATA = _modules("data_", "inspect", "lint", "pack", "fetch")
+VERBS: dict[str, str | LazyGroup] = {
     **_modules("", "demo"),
-    "tokenizer": "wenlu.cli.main:tokenizer_group",
-    "data": "wenlu.cli.main:data_group",
-    **_modules("", "plan", "train", "evaluate", "compare", "score", "generate", "fill", "embed", "mix"),
+    "tokenizer": LazyGroup("tokenizer", TOKENIZER),
+    "data": LazyGroup("data", DATA),
+    **_modules("", "plan", "train", "finetune", "predict"),
+    **_modules("", "evaluate", "compare", "score", "generate", "fill", "embed", "mix"),
     **_modules("", "import", "export", "merge", "parity", "describe", "doctor"),
 }
-
-
-def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from wenlu.core.version import __version__
-
-        click.echo(f"wenlu {__version__}")
-        ctx.exit(0)
-
-
-tokenizer_group = LazyGroup("tokenizer", TOKENIZER, verb="tokenizer")
-data_group = LazyGroup("data", DATA, verb="data")
-main = LazyGroup("wenlu", VERBS, verb="wenlu")
-version = Option(
-    ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help_id="cli.option_version"
-)
-main.params.append(version)
+main = LazyGroup("wenlu", VERBS)
+main.params.append(telling("--version", say=lambda context: f"wenlu {__version__}"))

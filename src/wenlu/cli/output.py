@@ -3,16 +3,13 @@
 A command file reads::
 
     from wenlu.cli import output
-    from wenlu.cli.output import argument, command, option
+    from wenlu.cli.parsing import ModelName
 
-    @command("score")
-    @argument("score", "text")
-    @option("score", "--model")
-    @output.run
-    def command(text: str, model: str | None) -> None:
+    @output.command("score")
+    def command(text: str, *, model: ModelName = None) -> None:
         from wenlu.evaluation.scoring import score   # heavy imports inside
         ...
-        output.result(record, table=output.table(columns, rows))
+        output.result(record, table=output.table("evaluation", ("position", "token"), rows))
 """
 
 from __future__ import annotations
@@ -35,59 +32,69 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from wenlu.cli.parsing import JSON_KEY, argument, command, given_settings, json_option, option, usage_error
+from wenlu.cli.parsing import JSON_KEY, Command, Option, parameters, take_values, usage_error
 from wenlu.core import errors, messages
 from wenlu.core.errors import DataError, DeviceError, Terminated, WenluError, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["Table", "argument", "as_json", "command", "leave", "option", "render", "result", "run", "stream", "table"]
-
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people; columns of numbers stand to the right."""
+    """A table for people, its values shown by ``str``; columns of numbers stand to the right."""
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
     title: str | None = None
 
 
-def run(function: Callable[..., object]) -> Callable[..., None]:
-    """Decorator, the innermost of a command: ``--json``, the log handler, and errors as messages with exit codes.
+def table(package: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> Table:
+    """A table whose headings are the texts ``<package>.column_<name>``."""
+    ids = [f"{package}.column_{name}" for name in columns]
+    return Table([messages.text(id) for id in ids], rows, title)
 
-    The function receives ``json_output``, and ``values`` of settings, only if it has a parameter of that name.
+
+def command(verb: str, *, like: Sequence[str] = ()) -> Callable[[Callable[..., object]], Command]:
+    """Decorator: a function as a verb, which prints its result or ends with the number that it returns.
+
+    ``verb`` is the module's name (``data_inspect``); its options are the function's, and ``--json``. Help that it does
+    not have of its own is that of the verbs which it is ``like``.
     """
+
+    def wrap(function: Callable[..., object]) -> Command:
+        as_json = Option(["--json", "json_output"], is_flag=True, help_ids=["cli.option_json"])
+        params = [*parameters(function, [verb, *like]), as_json]
+        return Command(verb, verb=verb, params=params, callback=functools.partial(_run, function))
+
+    return wrap
+
+
+def _run(function: Callable[..., object], *, json_output: bool, **arguments: object) -> None:
+    """Run a verb: the log handler, and errors as messages with exit codes."""
+    import logging
+
+    from wenlu.cli.reporter import Reporter
+    from wenlu.core.log import LOGGER
+
+    # Read when torch is loaded. Threads that wait asleep: on two busy cores spinning ones took three times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    click.get_current_context().meta[JSON_KEY] = json_output
+    reporter = Reporter(json_output=json_output)
+    level = LOGGER.level
+    LOGGER.addHandler(reporter)
+    LOGGER.setLevel(logging.INFO)
     wanted = inspect.signature(function).parameters
-
-    @json_option
-    @functools.wraps(function)
-    def wrapper(*, json_output: bool, **arguments: object) -> None:
-        import logging
-
-        from wenlu.cli.reporter import Reporter
-        from wenlu.core.log import LOGGER
-
-        # Read when torch is loaded. Threads that wait asleep: on two busy cores spinning ones took three times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        click.get_current_context().meta[JSON_KEY] = json_output
-        reporter = Reporter(json_output=json_output)
-        level = LOGGER.level
-        LOGGER.addHandler(reporter)
-        LOGGER.setLevel(logging.INFO)
-        told = {"json_output": json_output, "values": given_settings(arguments)}
-        arguments |= {name: value for name, value in told.items() if name in wanted}
-        try:
-            code = _outcome(lambda: function(**arguments), json_output=json_output, before=reporter.stop_bars)
-        finally:
-            LOGGER.removeHandler(reporter)
-            LOGGER.setLevel(level)
-            reporter.close()
-        if code:
-            raise click.exceptions.Exit(code)
-
-    return wrapper
+    if "values" in wanted:
+        arguments["values"] = take_values(arguments, wanted)
+    try:
+        code = _outcome(lambda: function(**arguments), json_output=json_output, before=reporter.stop_bars)
+    finally:
+        LOGGER.removeHandler(reporter)
+        LOGGER.setLevel(level)
+        reporter.close()
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def result(record: Mapping[str, object], *, table: Table | None = None, text: str | None = None) -> None:
@@ -97,13 +104,18 @@ def result(record: Mapping[str, object], *, table: Table | None = None, text: st
         return
     if text is not None:
         print(text)
-    if table is not None:
-        _print_table(table)
+    if table is not None and sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(_rich_table(table))
+    elif table is not None:
+        sys.stdout.write(render(table))
 
 
 def as_json(value: object, *, indent: int | None = None) -> str:
-    """Strict JSON, which has no NaN and no infinity: null stands for them; other objects are written by ``str``."""
-    dumps = functools.partial(json.dumps, ensure_ascii=False, indent=indent, default=str, allow_nan=False)
+    """Strict JSON: null stands for NaN and infinity, sorted lists for sets; other objects are written by ``str``."""
+    default: Callable[[object], object] = lambda other: sorted(other) if isinstance(other, frozenset) else str(other)
+    dumps = functools.partial(json.dumps, ensure_ascii=False, indent=indent, default=default, allow_nan=False)
     try:
         return dumps(value)
     except ValueError:
@@ -120,19 +132,13 @@ def _finite(value: object) -> object:
 
 def stream(piece: str) -> None:
     """Write a piece of a result at once, as generated text comes."""
-    sys.stdout.write(piece)
-    sys.stdout.flush()
+    print(piece, end="", flush=True)
 
 
 def wants_json() -> bool:
     """Whether the running command was given ``--json``."""
     context = click.get_current_context(silent=True)
     return bool(context and context.meta.get(JSON_KEY))
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table to hand to ``result``; values are shown by ``str``."""
-    return Table(tuple(columns), tuple(tuple(str(cell) for cell in row) for row in rows), title)
 
 
 def render(table: Table) -> str:
@@ -195,13 +201,20 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _as_ours(failure: Exception) -> WenluError | None:
-    """The error of ours for an expected failure; None for any other."""
-    if isinstance(failure, WenluError):
-        return failure
-    if isinstance(failure, click.ClickException):
-        return usage_error(failure)
-    if isinstance(failure, OSError):
-        return _file_error(failure)
+    """The error of ours for an expected failure, None for any other; what standard output did not take has no file."""
+    from wenlu.core.publication import storage_error
+
+    match failure:
+        case WenluError():
+            return failure
+        case click.ClickException():
+            return usage_error(failure)
+        case OSError(errno=None):
+            return None
+        case OSError(errno=errno.ENOENT | errno.ENOTDIR, filename=path):
+            return DataError("core.file_not_found", path=path or _broken_output())
+        case OSError():
+            return storage_error(failure, failure.filename or _broken_output())
     lines = str(failure).strip().splitlines() or [type(failure).__name__]
     return DeviceError("core.no_memory", detail=lines[0]) if is_out_of_memory(failure) else None
 
@@ -219,18 +232,6 @@ def _broken_output() -> str:
     return path if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.write_through else "?"  # which holds nothing
 
 
-def _file_error(failure: OSError) -> WenluError | None:
-    """An operating-system error as one of ours; None if it has no number. Standard output's names no file."""
-    from wenlu.core.publication import storage_error
-
-    if failure.errno is None:
-        return None
-    path = failure.filename or _broken_output()
-    if failure.errno in (errno.ENOENT, errno.ENOTDIR):
-        return DataError("core.file_not_found", path=path)
-    return storage_error(failure, path)
-
-
 def _show(error: WenluError, *, json_output: bool) -> None:
     if json_output:
         parts = messages.error_parts(error.id, error.values)
@@ -242,26 +243,18 @@ def _show(error: WenluError, *, json_output: bool) -> None:
     print(f"{label}: {error}", file=sys.stderr)
 
 
-def _print_table(table: Table) -> None:
-    if not sys.stdout.isatty():
-        sys.stdout.write(render(table))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(_rich_table(table))
-
-
 def _rich_table(table: Table) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     made = RichTable(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    rows = [[str(cell) for cell in row] for row in table.rows]
     for index, column in enumerate(table.columns):
-        numeric = bool(table.rows) and all(_is_number(row[index]) for row in table.rows)
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         made.add_column(Text(column), justify="right" if numeric else "left")
-    for row in table.rows:
-        made.add_row(*(Text(cell) for cell in row))
+    for row in rows:
+        made.add_row(*map(Text, row))
     return made
 
 

@@ -30,24 +30,23 @@ class Reporter(logging.Handler):
         self.shown: dict[int, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record; a reader of standard error that went away is not an error."""
+        """Show work as it goes on, else one line; a reader of standard error that went away is not an error."""
+        said = record.msg
         try:
-            if isinstance(record.msg, Progress):
-                self.emit_progress(record.msg)
+            if isinstance(said, Progress):
+                self.emit_progress(said)
+            elif self.json_output:
+                id, values = (said.id, said.values) if isinstance(said, Notice) else (None, {})
+                line = {"level": record.levelname.lower(), "id": id, "text": record.getMessage(), "values": values}
+                self.say(as_json(line))
             else:
-                self.emit_line(record)
+                warning = f"{text('cli.warning')}: " if record.levelno >= logging.WARNING else ""
+                self.say(f"{warning}{record.getMessage()}")
         except BrokenPipeError:
             self.live = False
 
-    def emit_line(self, record: logging.LogRecord) -> None:
-        """A notice or a warning: one line."""
-        message = record.getMessage()
-        if self.json_output:
-            values = record.msg.values if isinstance(record.msg, Notice) else {}
-            id = record.msg.id if isinstance(record.msg, Notice) else None
-            self.write_json({"level": record.levelname.lower(), "id": id, "text": message, "values": values})
-            return
-        line = f"{text('cli.warning')}: {message}" if record.levelno >= logging.WARNING else message
+    def say(self, line: str) -> None:
+        """Print a line, above the live display."""
         if self.bars is not None:
             self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -67,9 +66,9 @@ class Reporter(logging.Handler):
             self.shown[key] = now
         if self.json_output:
             told = {name: getattr(progress, name) for name in ("id", "done", "total", "unit", "detail", "finished")}
-            self.write_json({"level": "progress", **told, "seconds": round(now - progress.started, 3)})
+            self.say(as_json({"level": "progress", **told, "seconds": round(now - progress.started, 3)}))
         else:
-            print(f"{progress} [{now - progress.started:.1f} s]", file=sys.stderr, flush=True)
+            self.say(f"{progress} [{now - progress.started:.1f} s]")
 
     def draw(self, progress: Progress) -> None:
         """Move the bar of this work on the terminal; a finished one leaves its plain line behind."""
@@ -81,8 +80,7 @@ class Reporter(logging.Handler):
         bars.update(self.tasks[key], completed=progress.done, detail=f"{count} {progress.unit} {progress.detail}")
         if progress.finished:
             bars.remove_task(self.tasks.pop(key))
-            seconds = time.monotonic() - progress.started
-            bars.console.print(f"{progress} [{seconds:.1f} s]", markup=False, highlight=False, soft_wrap=True)
+            self.say(f"{progress} [{time.monotonic() - progress.started:.1f} s]")
             if not self.tasks:
                 self.stop_bars()
 
@@ -105,10 +103,6 @@ class Reporter(logging.Handler):
             self.bars.stop()
             self.bars = None
             self.tasks.clear()
-
-    def write_json(self, record: dict[str, object]) -> None:
-        """One JSON line."""
-        print(as_json(record), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the live display off the terminal."""

@@ -17,10 +17,8 @@ def refuse_pointer(path: Path) -> None:
     Raises:
         CheckpointError: ``core.lfs_pointer``, with the size of the real file.
     """
-    if not path.is_file() or path.stat().st_size > 1024:
-        return
-    match = _POINTER.match(path.read_bytes())
-    if match is not None:
+    small = path.is_file() and path.stat().st_size <= 1024
+    if small and (match := _POINTER.match(path.read_bytes())):
         raise CheckpointError("core.lfs_pointer", path=path, size=int(match[1]) / 1e6, folder=path.parent)
 
 

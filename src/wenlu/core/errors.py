@@ -52,34 +52,30 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM where no run is there to save: it unwinds a command as Ctrl-C does, so that nothing is left behind."""
 
 
-class SettingsError(WenluError):
+class _InputError(WenluError):
+    """What the user gave cannot be used."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class SettingsError(_InputError):
     """A setting, an option or a combination of them is wrong."""
 
-    exit_code = EXIT_WRONG_INPUT
 
-
-class DataError(WenluError):
+class DataError(_InputError):
     """A text, a table, a corpus or a token store cannot be used as it is."""
 
-    exit_code = EXIT_WRONG_INPUT
 
-
-class TokenizerError(WenluError):
+class TokenizerError(_InputError):
     """A tokenizer cannot be trained, read or applied."""
 
-    exit_code = EXIT_WRONG_INPUT
 
-
-class CheckpointError(WenluError):
+class CheckpointError(_InputError):
     """A run, model or checkpoint directory is missing, damaged or of another kind."""
 
-    exit_code = EXIT_WRONG_INPUT
 
-
-class RequestError(WenluError):
+class RequestError(_InputError):
     """A prompt, or what is asked of a model, cannot be served."""
-
-    exit_code = EXIT_WRONG_INPUT
 
 
 class GateError(WenluError):

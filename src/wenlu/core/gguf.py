@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from wenlu.core.errors import CheckpointError
 from wenlu.core.publication import storage_errors
@@ -36,8 +35,7 @@ _STRING, _ARRAY = 8, 9
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-@dataclass(frozen=True)
-class TensorType:
+class TensorType(NamedTuple):
     """How numbers are stored: ``block_bytes`` bytes for every ``block_size`` numbers of a row."""
 
     name: str
@@ -62,8 +60,7 @@ _OTHER_TYPES: Final[Mapping[int, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """A tensor of the file: its shape with the longest stride first, as torch has it, and its bytes."""
 
     name: str
@@ -73,47 +70,28 @@ class TensorInfo:
     num_bytes: int
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """All that a GGUF file says before its tensors."""
 
     path: Path
     metadata: Mapping[str, Value]
     tensors: Mapping[str, TensorInfo]
 
-    def text(self, key: str, default: str = "") -> str:
-        """A word."""
-        return self._typed(key, str, default)
+    def value(self, key: str, default: T) -> T:
+        """A value of the type of ``default``, which it is where the file does not say."""
+        return self._checked(key, self.metadata.get(key, default), type(default))
 
     def integer(self, key: str) -> int | None:
         """A whole number, None where the file does not say."""
-        return None if key not in self.metadata else self._typed(key, int, 0)
+        return self.value(key, 0) if key in self.metadata else None
 
-    def boolean(self, key: str, default: bool) -> bool:
-        """A truth value."""
-        return self._typed(key, bool, default)
-
-    def texts(self, key: str) -> list[str]:
-        """A list of words; empty where the file does not say."""
-        return [self._checked(key, item, str) for item in self._list(key)]
-
-    def integers(self, key: str) -> list[int]:
-        """A list of whole numbers."""
-        return [self._checked(key, item, int) for item in self._list(key)]
-
-    def numbers(self, key: str) -> list[float]:
-        """A list of numbers."""
-        return [self._checked(key, item, float) for item in self._list(key)]
+    def values(self, key: str, kind: type[T]) -> list[T]:
+        """A list of values of one type; empty where the file does not say."""
+        return [self._checked(key, item, kind) for item in self.value(key, list[object]())]
 
     def refuse(self, part: str, found: object, possible: object) -> NoReturn:
         """Raise ``core.gguf_damaged``."""
         raise CheckpointError("core.gguf_damaged", path=self.path, part=part, found=found, possible=possible)
-
-    def _list(self, key: str) -> list[object]:
-        return list(self._typed(key, list, []))
-
-    def _typed(self, key: str, kind: type[T], default: T) -> T:
-        return self._checked(key, self.metadata.get(key, default), kind)
 
     def _checked(self, key: str, value: object, kind: type[T]) -> T:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -131,31 +109,20 @@ def read_header(path: Path, *, vocabulary: bool = True) -> Header:
         RunError: the file cannot be read.
     """
     with storage_errors(path), path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
         if file.read(4) != MAGIC:
             raise CheckpointError("core.gguf_magic", path=path)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(path, data, size, vocabulary).header()
+            return _Reader(path, data, vocabulary=vocabulary).header()
 
 
-@dataclass
 class _Reader:
     """Reads from the beginning on, never beyond the header's limit or the file's end."""
 
-    path: Path
-    data: mmap.mmap
-    size: int
-    vocabulary: bool
-    place: int = 4
-    part: str = "header"  # what is being read, for messages
-    end: int = field(init=False)
-    elements: int = field(init=False)  # that arrays may still have
-    kept: int = field(init=False)  # bytes that words may still have
-
-    def __post_init__(self) -> None:
-        self.end = min(self.size, MAX_HEADER_BYTES)
-        self.elements, self.kept = MAX_ELEMENTS, MAX_KEPT_BYTES
+    def __init__(self, path: Path, data: mmap.mmap, *, vocabulary: bool) -> None:
+        self.path, self.data, self.vocabulary = path, data, vocabulary
+        self.place, self.end = len(MAGIC), min(len(data), MAX_HEADER_BYTES)
+        self.part = "header"  # what is being read, for messages
+        self.elements, self.kept = MAX_ELEMENTS, MAX_KEPT_BYTES  # what arrays and words may still have
 
     def header(self) -> Header:
         version = self._number("I")
@@ -165,68 +132,65 @@ class _Reader:
         num_keys = self._count("metadata_kv_count", MAX_KEYS)
         metadata: dict[str, Value] = {}
         for number in range(num_keys):
-            self.part = f"key {number}"
-            self.part = key = self._string(MAX_NAME_BYTES)
-            if key in metadata:
-                self._refuse("=", "a new key")
-            value = self._value(int(self._number("I")))
+            key = self._name(f"key {number}", metadata, "a new key")
+            value = self._value(self._number("I"))
             if value is not None:
                 metadata[key] = value
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 8 <= alignment <= MAX_ALIGNMENT or alignment % 8:
             self.part = "general.alignment"
             self._refuse(alignment, f"8, 16, ... {MAX_ALIGNMENT}")
-        rows = [self._tensor(number) for number in range(num_tensors)]
-        return Header(self.path, metadata, self._placed(rows, alignment))
-
-    def _placed(
-        self, rows: list[tuple[str, tuple[int, ...], TensorType, int]], alignment: int
-    ) -> dict[str, TensorInfo]:
-        """The tensors by name, each within the file and none over another."""
-        start = -(-self.place // alignment) * alignment
         tensors: dict[str, TensorInfo] = {}
-        free = start
-        for name, shape, kind, offset in sorted(rows, key=lambda row: row[3]):
-            self.part = name
-            num_bytes = math.prod(shape) // kind.block_size * kind.block_bytes
-            place = start + offset
-            if name in tensors:
-                self._refuse("=", "a new name")
-            if offset % alignment or place < free or place + num_bytes > self.size:
-                self._refuse(f"{place} + {num_bytes}", f"{free} ... {self.size}")
-            tensors[name] = TensorInfo(name, shape, kind, place, num_bytes)
-            free = place + num_bytes
-        return {name: tensors[name] for name, *_ in rows}
+        for number in range(num_tensors):
+            name = self._name(f"tensor {number}", tensors, "a new name")
+            tensors[name] = self._tensor(name)
+        start = free = -(-self.place // alignment) * alignment
+        tensors = {name: info._replace(offset=start + info.offset) for name, info in tensors.items()}
+        for info in sorted(tensors.values(), key=lambda info: info.offset):  # within the file, none over another
+            if (info.offset - start) % alignment or not free <= info.offset <= len(self.data) - info.num_bytes:
+                self.part = info.name
+                self._refuse(f"{info.offset} + {info.num_bytes}", f"{free} ... {len(self.data)}")
+            free = info.offset + info.num_bytes
+        return Header(self.path, metadata, tensors)
 
-    def _tensor(self, number: int) -> tuple[str, tuple[int, ...], TensorType, int]:
-        self.part = f"tensor {number}"
-        self.part = name = self._string(MAX_NAME_BYTES)
-        num_dimensions = int(self._number("I"))
+    def _name(self, part: str, known: Container[str], possible: str) -> str:
+        """The name of the next key or tensor, which becomes the part that messages speak of."""
+        self.part = part
+        self.part = self._strings(1, MAX_NAME_BYTES)[0]
+        if self.part in known:
+            self._refuse("=", possible)
+        return self.part
+
+    def _tensor(self, name: str) -> TensorInfo:
+        """A tensor whose offset is still that from the first one."""
+        num_dimensions = self._number("I")
         if not 1 <= num_dimensions <= MAX_DIMENSIONS:
             self._refuse(num_dimensions, f"1 ... {MAX_DIMENSIONS}")
-        shape = tuple(int(self._number("Q")) for _ in range(num_dimensions))[::-1]
-        type_id, offset = int(self._number("I")), int(self._number("Q"))
+        shape = tuple(self._number("Q") for _ in range(num_dimensions))[::-1]
+        type_id, offset = self._number("I"), self._number("Q")
         if type_id not in TYPES:
             found = _OTHER_TYPES.get(type_id, type_id)
             known = ", ".join(kind.name for kind in TYPES.values())
             raise CheckpointError("core.gguf_type", path=self.path, name=name, found=found, known=known)
-        kind = TYPES[type_id]
-        if not 0 < math.prod(shape) <= self.size * kind.block_size or shape[-1] % kind.block_size:
-            self._refuse(shape, f"{kind.name}: {self.size} / {kind.block_bytes} * {kind.block_size}")
-        return name, shape, kind, offset
+        kind, size = TYPES[type_id], len(self.data)
+        if not 0 < math.prod(shape) <= size * kind.block_size or shape[-1] % kind.block_size:
+            self._refuse(shape, f"{kind.name}: {size} / {kind.block_bytes} * {kind.block_size}")
+        return TensorInfo(name, shape, kind, offset, math.prod(shape) // kind.block_size * kind.block_bytes)
 
-    def _value(self, kind: int) -> Value | None:
+    def _value(self, kind: int) -> Any:
         if kind == _STRING:
-            return self._string(MAX_HEADER_BYTES)
+            return self._strings(1)[0]
         if kind != _ARRAY:
             return self._number(self._format(kind))
-        kind, count = int(self._number("I")), int(self._number("Q"))
+        kind, count = self._number("I"), self._number("Q")
         width = 8 if kind == _STRING else struct.calcsize(self._format(kind))
-        if count > min(self.elements, (self.end - self.place) // width):
-            self._refuse(count, min(self.elements, (self.end - self.place) // width))
+        most = min(self.elements, (self.end - self.place) // width)
+        if count > most:
+            self._refuse(count, most)
         self.elements -= count
         if kind == _STRING:
-            return self._strings(count)
+            words = self._strings(count, keep=self.vocabulary)
+            return words if self.vocabulary else None
         start, self.place = self.place, self.place + count * width
         if self.part.startswith("tokenizer.") and not self.vocabulary:
             return None
@@ -239,51 +203,36 @@ class _Reader:
 
     def _count(self, part: str, limit: int) -> int:
         self.part = part
-        count = int(self._number("Q"))
-        if count > min(limit, (self.end - self.place) // 12):  # the shortest key and tensor have more bytes
-            self._refuse(count, min(limit, (self.end - self.place) // 12))
-        return count
+        count: int = self._number("Q")
+        most = min(limit, (self.end - self.place) // 12)  # the shortest key and tensor have more bytes
+        return count if count <= most else self._refuse(count, most)
 
-    def _number(self, code: str) -> int | float | bool:
+    def _number(self, code: str) -> Any:
         width = struct.calcsize("<" + code)
         if width > self.end - self.place:
             self._refuse(f"{width} bytes", self.end - self.place)
-        value: int | float | bool = struct.unpack_from("<" + code, self.data, self.place)[0]
         self.place += width
-        return value
+        return struct.unpack_from("<" + code, self.data, self.place - width)[0]
 
-    def _string(self, limit: int) -> str:
-        length = int(self._number("Q"))
-        limit = min(limit, self.end - self.place, self.kept)
-        if length > limit:
-            self._refuse(f"{length} bytes", limit)
-        self.kept -= length
-        self.place += length
-        return self._decoded(self.data[self.place - length : self.place])
-
-    def _strings(self, count: int) -> list[str] | None:
-        """A vocabulary: a hundred thousand strings, hence without a call for each length."""
-        place, end, data, length_of = self.place, self.end, self.data, struct.Struct("<Q").unpack_from
-        raw = []
+    def _strings(self, count: int, limit: int = MAX_HEADER_BYTES, *, keep: bool = True) -> list[str]:
+        """Words; a vocabulary has a hundred thousand, hence without a call for each length."""
+        data, place, length_of, raw = self.data, self.place, struct.Struct("<Q").unpack_from, []
+        last, limit = self.end - 8, min(limit, self.kept)
         for _ in range(count):
-            start = place + 8
-            length = length_of(data, place)[0] if start <= end else 0
-            if length > end - start:
-                self._refuse(f"{length} bytes", end - start)
-            place = start + length
-            if self.vocabulary:
-                self.kept -= length
-                if self.kept < 0:
-                    self._refuse(f"{place - self.place} bytes", MAX_KEPT_BYTES)
-                raw.append(data[start:place])
+            length = length_of(data, place)[0] if place <= last else 0
+            if length > limit or length > last - place:
+                self._refuse(f"{length} bytes", min(limit, last - place))
+            place += 8 + length
+            if keep:
+                limit -= length
+                raw.append(data[place - length : place])
+        if keep:
+            self.kept -= place - self.place - 8 * count
         self.place = place
-        return [self._decoded(item) for item in raw] if self.vocabulary else None
-
-    def _decoded(self, raw: bytes) -> str:
         try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            self._refuse(raw[:40], "UTF-8")
+            return [word.decode("utf-8") for word in raw]
+        except UnicodeDecodeError as error:
+            self._refuse(error.object[:40], "UTF-8")
 
     def _refuse(self, found: object, possible: object) -> NoReturn:
         raise CheckpointError("core.gguf_damaged", path=self.path, part=self.part, found=found, possible=possible)

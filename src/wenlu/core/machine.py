@@ -7,13 +7,14 @@ import errno
 import os
 import platform
 import re
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -21,8 +22,7 @@ _SYNCS = 7
 _NO_LIMIT = 1 << 60  # the first cgroups write a number near 2**63 where there is none
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Main memory in bytes: of the machine, and what is free now, of it or of a limit if that is less.
 
     Limits are those of a container (cgroup) and of the process itself (``ulimit -v``).
@@ -33,8 +33,7 @@ class Memory:
     free: int | None
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """The file system under a folder; ``sync_seconds`` is the median time until 4 KiB are safe on it."""
 
     free_bytes: int | None
@@ -56,11 +55,10 @@ def memory() -> Memory:
     for folder in _groups("memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-        if limit is None or used is None or limit > (total or _NO_LIMIT):
-            continue
-        counts = dict(re.findall(r"^(\w+) (\d+)$", read_quietly(folder / "memory.stat"), re.MULTILINE))
-        cached = int(counts.get("total_inactive_file") or counts.get("inactive_file") or 0)
-        limits.append((limit, max(0, limit - used + cached)))
+        if limit is not None and used is not None and limit <= (total or _NO_LIMIT):
+            counts = dict(re.findall(r"^(\w+) (\d+)$", read_quietly(folder / "memory.stat"), re.MULTILINE))
+            cached = int(counts.get("total_inactive_file") or counts.get("inactive_file") or 0)
+            limits.append((limit, max(0, limit - used + cached)))
     addresses = _fields(_PROC / "self" / "status").get("VmSize")
     if addresses is not None:
         import resource
@@ -74,9 +72,7 @@ def memory() -> Memory:
 
 def allowed_cores() -> int:
     """Processor cores that this process may use; all of them where the system does not say (macOS, Windows)."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def core_quota() -> float | None:
@@ -103,16 +99,14 @@ def disk(folder: Path) -> Disk:
     """The disk of a folder, or of the nearest one above it that exists."""
     place = nearest_folder(folder)
     free: int | None = None
-    with contextlib.suppress(OSError, AttributeError):
-        stat = os.statvfs(place)
-        free = stat.f_bavail * stat.f_frsize
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(place).free
     times = []
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             for _ in range(_SYNCS):
                 started = time.perf_counter()
                 file.write(bytes(4096))
-                file.flush()
                 os.fsync(file.fileno())
                 times.append(time.perf_counter() - started)
     except OSError as error:
@@ -131,22 +125,16 @@ def nearest_folder(path: Path) -> Path:
 def _groups(controller: str) -> Iterator[Path]:
     """The folders of the control groups around this process, of both versions, from the inmost outwards."""
     for line in read_quietly(_PROC / "self" / "cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        root = _CGROUPS if not names else _CGROUPS / controller
-        if names and controller not in names.split(","):
-            continue
-        for part in (Path(path), *Path(path).parents):
-            folder = root / str(part).lstrip("/")
-            if folder.is_dir():
-                yield folder
+        _, names, path = line.split(":", 2)
+        if not names or controller in names.split(","):
+            root = _CGROUPS / controller if names else _CGROUPS
+            yield from filter(Path.is_dir, (root / str(part).lstrip("/") for part in (Path(path), *Path(path).parents)))
 
 
 def _fields(path: Path) -> dict[str, int]:
     """``Name:  123 kB`` lines of a file of /proc, in bytes."""
-    return {
-        name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", read_quietly(path), re.MULTILINE)
-    }
+    found = re.findall(r"^(\w+):\s+(\d+) kB$", read_quietly(path), re.MULTILINE)
+    return {name: int(value) * 1024 for name, value in found}
 
 
 def _number(path: Path) -> int | None:

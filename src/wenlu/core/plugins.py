@@ -16,9 +16,8 @@ from wenlu.core.errors import SettingsError
 
 def names(package: str) -> list[str]:
     """Names of the plugins in a package, sorted; nothing but the package itself is imported."""
-    module = importlib.import_module(package)
-    found = {entry.name for entry in pkgutil.iter_modules(module.__path__)}
-    return sorted(name for name in found if not name.startswith("_"))
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return sorted({module.name for module in modules if not module.name.startswith("_")})
 
 
 def load(package: str, name: str) -> ModuleType:

@@ -12,13 +12,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from wenlu.core.errors import CheckpointError, DataError, RunError
 from wenlu.core.log import notice, warn
+from wenlu.core.machine import nearest_folder
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
@@ -27,56 +28,32 @@ _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)$")
 _FOREIGN_ERRNO = re.compile(r"\(os error (\d+)\)|\bcode: (\d+)\b")
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """What a manifest knows of one file."""
 
     sha256: str
     bytes: int
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The files of a published directory by their names, with ``/`` between folders."""
-
-    files: Mapping[str, FileRecord]
-
-    def to_json(self) -> str:
-        """The text of MANIFEST.json."""
-        files = {name: asdict(record) for name, record in self.files.items()}
-        return json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=1, ensure_ascii=False) + "\n"
-
-
-def publish(target: Path, write: Callable[[Path], None], *, durable: bool = True, replace: bool = False) -> None:
+def publish(target: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
     """Let ``write`` fill a temporary directory, then give it the name ``target`` in one step.
 
-    ``durable`` flushes everything to the disk before the rename. An existing target is refused unless ``replace``.
+    Everything is flushed to the disk before the rename. An existing target is refused unless ``replace``.
 
     Raises:
         DataError: ``core.target_exists``.
         RunError: the disk is full, read-only, failing or not ours; nothing of the attempt is left.
     """
     target = Path(target)
-    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    try:
+    with _attempt(target) as temporary:
         sweep(target.parent, target.name.__eq__)
         if target.exists() and not replace:
             raise DataError("core.target_exists", path=target)
-        make_directory(target.parent)
         temporary.mkdir()
         write(temporary)
-        _seal(temporary, durable=durable)
+        _seal(temporary)
         _move(temporary, target, replace=replace)
-        if durable:
-            flush_directory(target.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        failure = _system_error(error)
-        if failure is None:
-            raise
-        if failure.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise DataError("core.target_exists", path=target) from error
-        raise storage_error(failure, target) from error
+        flush(target.parent)
 
 
 def check_target(target: Path, *, replace: bool) -> None:
@@ -93,11 +70,9 @@ def check_target(target: Path, *, replace: bool) -> None:
         raise DataError("core.target_below_file", path=target, file=file)
     if not (target.parent / f".{target.name}.lock").exists():  # else whoever holds it next sweeps
         sweep(target.parent, target.name.__eq__)
-    if not target.exists():
-        return
-    if not replace:
+    if target.exists() and not replace:
         raise DataError("core.target_exists", path=target)
-    if not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise DataError("core.target_foreign", path=target)
 
 
@@ -117,23 +92,32 @@ def publish_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the disk is full, read-only, failing or not ours; the old file is as it was.
     """
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    with storage_errors(path):
-        try:
-            make_directory(path.parent)
-            write(temporary)
-            _flush_file(temporary)
-            temporary.replace(path)
-            flush_directory(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _attempt(Path(path)) as temporary:
+        write(temporary)
+        flush(temporary)
+        temporary.replace(path)
+        flush(temporary.parent)
+
+
+@contextmanager
+def _attempt(target: Path) -> Iterator[Path]:
+    """A temporary name beside a target for what shall replace it; of an attempt that fails nothing is left there."""
+    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
+    try:
+        make_directory(target.parent)
+        yield temporary
+    except BaseException as error:
+        _remove(temporary)
+        failure = _system_error(error)
+        if failure is None:
             raise
+        if failure.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise DataError("core.target_exists", path=target) from error
+        raise storage_error(failure, target) from error
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a published directory.
+def read_manifest(directory: Path) -> dict[str, FileRecord]:
+    """The files of a published directory by their names, with ``/`` between folders.
 
     Raises:
         CheckpointError: ``core.manifest_missing``, ``core.manifest_damaged`` or ``core.manifest_newer``.
@@ -141,22 +125,20 @@ def read_manifest(directory: Path) -> Manifest:
     path = Path(directory) / MANIFEST
     try:
         raw = json.loads(path.read_bytes())
+        if raw["format"] > MANIFEST_FORMAT:
+            raise CheckpointError("core.manifest_newer", path=path, found=raw["format"], known=MANIFEST_FORMAT)
+        if raw["format"] != MANIFEST_FORMAT:
+            raise ValueError(f"format {raw['format']!r}")
+        for name in raw["files"]:
+            if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):  # leads out of it
+                raise ValueError(f"file name {name!r}")
+        return {name: FileRecord(str(row["sha256"]), int(row["bytes"])) for name, row in raw["files"].items()}
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise CheckpointError("core.manifest_missing", path=directory) from error
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError("core.manifest_damaged", path=path, detail=error) from error
     except OSError as error:
         raise storage_error(error, path) from error
-    if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > MANIFEST_FORMAT:
-        raise CheckpointError("core.manifest_newer", path=path, found=raw["format"], known=MANIFEST_FORMAT)
-    try:
-        rows = raw["files"].items()
-        files = {_safe_name(name): FileRecord(str(row["sha256"]), int(row["bytes"])) for name, row in rows}
-        if raw["format"] != MANIFEST_FORMAT:
-            raise ValueError(f"format {raw['format']!r}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("core.manifest_damaged", path=path, detail=error) from error
-    return Manifest(files)
 
 
 def verify(directory: Path, *, strict: bool = True) -> None:
@@ -170,21 +152,18 @@ def verify(directory: Path, *, strict: bool = True) -> None:
         CheckpointError: the manifest is missing or damaged, or a file is missing, additional or differs.
     """
     directory = Path(directory)
-    if directory.is_file() and (directory.parent / MANIFEST).is_file():
-        listed = read_manifest(directory.parent).files.get(directory.name)
-        if listed is not None:
-            _verify_file(directory, listed, strict=True)
-            return
+    beside = read_manifest(directory.parent) if directory.is_file() and (directory.parent / MANIFEST).is_file() else {}
+    if directory.name in beside:
+        _verify_file(directory, beside[directory.name], strict=True)
+        return
     if not strict and not (directory / MANIFEST).exists():
         warn("core.unverified", path=directory)
         return
-    manifest = read_manifest(directory)
-    for name, expected in manifest.files.items():
+    files = read_manifest(directory)
+    for name, expected in files.items():
         _verify_file(directory / name, expected, strict=strict)
-    if strict:
-        extra = sorted(set(_relative_files(directory)) - set(manifest.files) - {MANIFEST})
-        if extra:
-            raise CheckpointError("core.file_unexpected", path=directory / extra[0], count=len(extra))
+    if strict and (extra := sorted({*_relative_files(directory)} - {*files, MANIFEST})):
+        raise CheckpointError("core.file_unexpected", path=directory / extra[0], count=len(extra))
 
 
 def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = False) -> None:
@@ -202,11 +181,7 @@ def sweep(parent: Path, ours: Callable[[str], object], *, all_processes: bool = 
             entry.rename(target)
             notice("core.target_restored", path=target)
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                entry.unlink(missing_ok=True)
+        _remove(entry)
         notice("core.leftover_removed", path=entry)
 
 
@@ -215,7 +190,16 @@ def make_directory(path: Path) -> None:
     for folder in reversed((path, *path.parents)):
         if not folder.exists():
             folder.mkdir(exist_ok=True)
-            flush_directory(folder.parent)
+            flush(folder.parent)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_directory(directory: Path) -> None:
@@ -227,12 +211,9 @@ def remove_directory(directory: Path) -> None:
 
 def storage_error(error: OSError, path: Path | str) -> RunError:
     """An operating-system error about a file as one of ours, with the path and the free space."""
-    ids = {
-        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "core.disk_full"),
-        errno.EROFS: "core.disk_read_only",
-        errno.EIO: "core.disk_failed",
-        **dict.fromkeys((errno.EACCES, errno.EPERM), "core.no_permission"),
-    }
+    full, closed = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM)
+    ids = dict.fromkeys(full, "core.disk_full") | dict.fromkeys(closed, "core.no_permission")
+    ids |= {errno.EROFS: "core.disk_read_only", errno.EIO: "core.disk_failed"}
     id = ids.get(error.errno or 0, "core.file_failed")
     return RunError(id, path=Path(path), free=_free_space(Path(path)), detail=error.strerror or error)
 
@@ -246,9 +227,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise storage_error(error, path) from error
 
 
-def flush_directory(path: Path) -> None:
-    """Flush a folder's entries; systems that cannot open folders (Windows) do it themselves."""
-    if os.name == "nt":
+def flush(path: Path) -> None:
+    """Flush a file, or a folder's entries; systems that cannot open folders (Windows) do it themselves."""
+    if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -257,37 +238,29 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _seal(directory: Path, *, durable: bool) -> None:
+def _seal(directory: Path) -> None:
     """Write the manifest over what is there, and flush files, then folders from the inside out."""
-    files = {}
-    for name in _relative_files(directory):
-        path = directory / name
-        files[name] = FileRecord(file_sha256(path), path.stat().st_size)
-        if durable:
-            _flush_file(path)
-    manifest = directory / MANIFEST
-    manifest.write_text(Manifest(files).to_json(), encoding="utf-8")
-    if durable:
-        _flush_file(manifest)
-        for folder in sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True):
-            flush_directory(folder)
-        flush_directory(directory)
+    paths = {name: directory / name for name in _relative_files(directory)}
+    files = {name: FileRecord(file_sha256(path), path.stat().st_size)._asdict() for name, path in paths.items()}
+    content = json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=1, ensure_ascii=False) + "\n"
+    (directory / MANIFEST).write_text(content, encoding="utf-8")
+    folders = sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True)
+    for path in (*paths.values(), directory / MANIFEST, *folders, directory):
+        flush(path)
 
 
 def _move(temporary: Path, target: Path, *, replace: bool) -> None:
     """Rename; for a replacement the old directory is moved aside first, and ``sweep`` moves it back after a kill."""
-    if not (replace and target.exists()):
-        temporary.rename(target)
-        return
     old = target.parent / f".{target.name}.old-{os.getpid()}"
-    shutil.rmtree(old, ignore_errors=True)
-    target.rename(old)
+    if replace and target.exists():
+        target.rename(old)
     try:
         temporary.rename(target)
     except BaseException:
-        old.rename(target)
+        if old.exists():
+            old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def _verify_file(path: Path, expected: FileRecord, *, strict: bool) -> None:
@@ -309,22 +282,10 @@ def _relative_files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
 
 
-def _safe_name(name: str) -> str:
-    """The name of a manifest's file, refused where it leads out of the directory."""
-    if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
-        raise ValueError(f"file name {name!r}")
-    return name
-
-
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _system_error(error: BaseException) -> OSError | None:
@@ -332,34 +293,26 @@ def _system_error(error: BaseException) -> OSError | None:
     if isinstance(error, OSError):
         return error
     match = _FOREIGN_ERRNO.search(str(error)) if isinstance(error, Exception) else None
-    if match is None:
-        return None
-    number = int(match[1] or match[2])
-    return OSError(number, os.strerror(number))
+    number = int(match[1] or match[2]) if match else 0
+    return OSError(number, os.strerror(number)) if match else None
 
 
 def _free_space(path: Path) -> str:
     """Free space of the disk that holds a path, for people."""
-    for folder in (path, *path.parents):
-        if os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises below a folder that may not be searched
-            try:
-                free = shutil.disk_usage(folder).free
-            except OSError:
-                break
-            return f"{free / 1e9:.2f} GB" if free >= 1e7 else f"{free / 1e6:.2f} MB"
-    return "?"
+    try:
+        free = shutil.disk_usage(nearest_folder(path)).free
+    except OSError:
+        return "?"
+    return f"{free / 1e9:.2f} GB" if free >= 1e7 else f"{free / 1e6:.2f} MB"
 
 
 def _is_alive(pid: int) -> bool:
     """Whether another process of this number runs; where that cannot be asked (Windows), yes."""
-    if pid == os.getpid():  # numbers come again, in containers at every start: whoever had it before is dead
-        return False
-    if os.name == "nt":
-        return True
     try:
-        os.kill(pid, 0)
+        if os.name != "nt":
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
-    return True
+        pass
+    return pid != os.getpid()  # numbers come again, in containers at every start: whoever had it before is dead

@@ -13,32 +13,20 @@ There is no file that says which checkpoint is the last: it is the newest whose 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from wenlu.core import publication
 from wenlu.core.errors import CheckpointError, RunError
 from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
 from wenlu.core.locking import hold
 from wenlu.core.log import notice, warn
-from wenlu.core.publication import MANIFEST as MANIFEST
-from wenlu.core.publication import Manifest as Manifest
-from wenlu.core.publication import (
-    flush_directory,
-    make_directory,
-    remove_directory,
-    storage_error,
-    storage_errors,
-    sweep,
-)
-from wenlu.core.publication import publish as publish
-from wenlu.core.publication import read_manifest as read_manifest
-from wenlu.core.publication import verify as verify
-from wenlu.core.publication import write_file_atomically as write_file_atomically
+from wenlu.core.plugins import closest
+from wenlu.core.publication import storage_errors, verify, write_file_atomically
 
 RUNS = Path("runs")
 MODELS = "models"  # below wenlu_home: the fetched ones
@@ -51,6 +39,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.settings_path = self.path / "run.toml"
         self._log: TextIO | None = None
 
     @classmethod
@@ -64,7 +53,7 @@ class Run:
         if is_run(path):
             raise RunError("core.run_exists", path=path)
         with storage_errors(path):
-            make_directory(path / "checkpoints")
+            publication.make_directory(path / "checkpoints")
         return cls(path)
 
     @classmethod
@@ -86,7 +75,8 @@ class Run:
             RunError: ``core.run_locked`` at once, when another process writes.
         """
         with hold(self.path / "lock", self.path):
-            self.clean()
+            publication.sweep(self.path, _WRITTEN.__contains__, all_processes=True)
+            publication.sweep(self.path / "checkpoints", _CHECKPOINT.match, all_processes=True)
             try:
                 yield
             finally:
@@ -105,19 +95,9 @@ class Run:
                     (self.path / "checkpoints").rmdir()
                     self.path.rmdir()
 
-    def clean(self) -> None:
-        """Remove what killed writers left; only for the holder of the lock."""
-        sweep(self.path, _WRITTEN.__contains__, all_processes=True)
-        sweep(self.path / "checkpoints", _CHECKPOINT.match, all_processes=True)
-
     def write_settings(self, toml: str) -> None:
         """Save the resolved settings, ``run.toml``."""
         write_file_atomically(self.settings_path, toml)
-
-    @property
-    def settings_path(self) -> Path:
-        """Where the resolved settings stand."""
-        return self.path / "run.toml"
 
     def has_settings(self) -> bool:
         """Whether the resolved settings are there; an empty file is none, for it would mean the defaults."""
@@ -155,10 +135,13 @@ class Run:
 
     def append_log(self, record: Mapping[str, object]) -> None:
         """Add one line to ``log.jsonl`` and hand it to the system; floats keep every bit."""
-        with storage_errors(self.path / "log.jsonl"):
+        path = self.path / "log.jsonl"
+        with storage_errors(path):
             if self._log is None:
-                self._log = _open_log(self.path / "log.jsonl")
-                flush_directory(self.path)
+                if path.exists():  # half a line that a kill left is removed first
+                    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+                self._log = path.open("a", encoding="utf-8")
+                publication.flush(self.path)
             self._log.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._log.flush()
 
@@ -168,7 +151,7 @@ class Run:
             with storage_errors(self.path / "log.jsonl"):
                 os.fsync(self._log.fileno())
 
-    def read_log(self) -> list[dict[str, object]]:
+    def read_log(self) -> list[dict[str, Any]]:
         """All whole lines of ``log.jsonl``; a last line that a kill cut off is left out."""
         path = self.path / "log.jsonl"
         if not path.exists():
@@ -181,9 +164,9 @@ class Run:
     def cut_log(self, step: int) -> None:
         """Drop what a resume from a step's checkpoint will write again: later lines, and the run's final evaluation."""
         self.close()
-        early = [record for record in self.read_log() if _step_of(record) <= step]
-        kept = [record for record in early if record.get("event") != "final_evaluation"]
-        last = max((_step_of(record) for record in kept), default=0)
+        records = [record for record in self.read_log() if record.get("event") != "final_evaluation"]
+        kept = [record for record in records if record.get("step", 0) <= step]
+        last = max((record.get("step", 0) for record in kept), default=0)
         if last < step:
             warn("core.log_short", path=self.path / "log.jsonl", last=last, step=step)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
@@ -202,9 +185,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """All published checkpoints, oldest first, whole or damaged."""
-        folder = self.path / "checkpoints"
-        found = [entry for entry in folder.iterdir() if _CHECKPOINT.match(entry.name)] if folder.is_dir() else []
-        return sorted(found, key=checkpoint_step)
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted((path for path in found if _CHECKPOINT.match(path.name)), key=checkpoint_step)
 
     def newest_checkpoint(self, *, before: int | None = None) -> Path | None:
         """The newest checkpoint (of a step before this one) whose manifest verifies; damaged ones are announced."""
@@ -230,7 +212,7 @@ class Run:
         doomed = [path for path in old if path.name not in names]
         for path in doomed:
             with storage_errors(path):
-                remove_directory(path)
+                publication.remove_directory(path)
         return doomed
 
     def _write_json(self, name: str, record: Mapping[str, object]) -> None:
@@ -239,18 +221,18 @@ class Run:
     def _read_json(self, name: str) -> dict[str, object]:
         """A file that says what the checkpoints and the log say too: a damaged one stops nobody."""
         path = self.path / name
-        try:
-            record = json.loads(path.read_bytes())
-            if not isinstance(record, dict):
-                raise ValueError(type(record).__name__)
-        except FileNotFoundError:
-            return {}
-        except (ValueError, IsADirectoryError) as error:
-            warn("core.json_damaged", path=path, detail=error)
-            return {}
-        except OSError as error:
-            raise storage_error(error, path) from error
-        return record
+        with storage_errors(path):
+            try:
+                record = json.loads(path.read_bytes())
+                if isinstance(record, dict):
+                    return record
+                detail: object = type(record).__name__
+            except FileNotFoundError:
+                return {}
+            except (ValueError, IsADirectoryError) as error:
+                detail = error
+        warn("core.json_damaged", path=path, detail=detail)
+        return {}
 
 
 def checkpoint_step(path: Path) -> int:
@@ -266,13 +248,18 @@ def is_run(path: Path) -> bool:
     return (path / "run.toml").is_file() or (path / "status.json").is_file()
 
 
+def runs_below(root: Path) -> list[Path]:
+    """The directories of the runs in a folder, if it is there."""
+    return sorted(filter(is_run, root.glob("*")))
+
+
 def newest_run(root: Path = RUNS) -> Path:
     """The run that finished last.
 
     Raises:
         CheckpointError: ``core.no_run`` when none finished.
     """
-    runs = [entry for entry in root.iterdir() if is_run(entry)] if root.is_dir() else []
+    runs = runs_below(root)
     finished = [path for path in runs if Run(path).status().get("state") == "finished"]
     if not finished:
         raise CheckpointError("core.no_run", path=root, count=len(runs))
@@ -291,11 +278,16 @@ def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
     if where is None:
         path = newest_run(root)
         notice("core.newest_run_taken", path=path)
-    elif Path(where).suffix == GGUF_SUFFIX and Path(where).is_file():
-        return Path(where)
     else:
-        places = (Path(where), root / where, wenlu_home() / MODELS / where)
-        path = next((path for path in places if path.is_dir()), None) or _missing(where, root)
+        given, fetched = Path(where), wenlu_home() / MODELS
+        if given.suffix == GGUF_SUFFIX and given.is_file():
+            return given
+        found = next(filter(Path.is_dir, (given, root / where, fetched / where)), None)
+        if found is None:
+            known = [path.name for path in (*runs_below(root), *sorted(fetched.glob("*")))]
+            near = closest(str(where), known) or "-"
+            raise CheckpointError("core.model_not_found", where=where, root=root, suggestion=near)
+        path = found
     if is_run(path):
         run = Run(path)
         final = path / "final"
@@ -313,29 +305,4 @@ def resolve_model(where: str | Path | None, *, root: Path = RUNS) -> Path:
 
 def wenlu_home() -> Path:
     """Where fetched texts and prepared stores are kept: ``$WENLU_HOME``, else ``~/.cache/wenlu``."""
-    home = os.environ.get("WENLU_HOME")
-    return Path(home).expanduser() if home else Path("~/.cache/wenlu").expanduser()
-
-
-def _missing(where: str | Path, root: Path) -> Path:
-    from wenlu.core.plugins import closest
-
-    known = sorted(entry.name for entry in root.iterdir() if is_run(entry)) if root.is_dir() else []
-    fetched = wenlu_home() / MODELS
-    known += sorted(entry.name for entry in fetched.iterdir()) if fetched.is_dir() else []
-    raise CheckpointError("core.model_not_found", where=where, root=root, suggestion=closest(str(where), known) or "-")
-
-
-def _step_of(record: Mapping[str, object]) -> int:
-    step = record.get("step", 0)
-    return step if isinstance(step, int) else 0
-
-
-def _open_log(path: Path) -> TextIO:
-    """Open the log to append; half a line that a kill left is removed first."""
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                whole = content.rfind(b"\n") + 1
-            file.truncate(whole)
-    return path.open("a", encoding="utf-8")
+    return Path(os.environ.get("WENLU_HOME") or "~/.cache/wenlu").expanduser()

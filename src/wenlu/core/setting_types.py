@@ -18,29 +18,26 @@ class Expected:
         self.annotation = annotation
 
     def __str__(self) -> str:
-        return _describe(self.annotation)
-
-
-def _describe(annotation: object) -> str:
-    if annotation is None or annotation is NoneType:
-        return "none"
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _describe(arguments[0])
-    if origin is Literal:
-        return text("core.type_choice", choices=", ".join(map(str, arguments)))
-    if origin in (Union, UnionType):
-        return text("core.type_or").join(_describe(part) for part in arguments)
-    if origin in (tuple, list, frozenset, set):
-        return text("core.type_list", of=_describe(arguments[0] if arguments else str))
-    if fields(annotation):
-        return text("core.type_table", keys=", ".join(fields(annotation)))
-    for known, name in ((int, "integer"), (float, "number"), (bool, "boolean"), (str, "string")):
-        if annotation is known:
-            return text(f"core.type_{name}")
-    if isinstance(annotation, type) and issubclass(annotation, PurePath):
-        return text("core.type_path")
-    return getattr(annotation, "__name__", str(annotation))
+        annotation = self.annotation
+        if annotation is None or annotation is NoneType:
+            return "none"
+        origin, arguments = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            return str(Expected(arguments[0]))
+        if origin is Literal:
+            return text("core.type_choice", choices=", ".join(map(str, arguments)))
+        if origin in (Union, UnionType):
+            return text("core.type_or").join(str(Expected(part)) for part in arguments)
+        if origin in (tuple, list, frozenset, set):
+            return text("core.type_list", of=Expected(arguments[0] if arguments else str))
+        if fields(annotation):
+            return text("core.type_table", keys=", ".join(fields(annotation)))
+        for known, name in ((int, "integer"), (float, "number"), (bool, "boolean"), (str, "string")):
+            if annotation is known:
+                return text(f"core.type_{name}")
+        if isinstance(annotation, type) and issubclass(annotation, PurePath):
+            return text("core.type_path")
+        return getattr(annotation, "__name__", str(annotation))
 
 
 def fields(cls: object) -> dict[str, object]:
@@ -59,18 +56,19 @@ def _hints(cls: type) -> dict[str, object]:
 
 def plain(annotation: object) -> object:
     """The type without ``Annotated`` and without ``| None``."""
-    if get_origin(annotation) is Annotated:
-        return plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        parts = [part for part in get_args(annotation) if part is not NoneType]
-        return plain(parts[0]) if len(parts) == 1 else annotation
-    return annotation
+    parts = [part for part in _parts(annotation) if part is not NoneType]
+    return _parts(parts[0])[0] if len(parts) == 1 else annotation
 
 
 def takes_none(annotation: object) -> bool:
+    return NoneType in _parts(annotation)
+
+
+def _parts(annotation: object) -> tuple[object, ...]:
+    """The types that a union is of, or the one type; without ``Annotated``."""
     if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
+        return _parts(get_args(annotation)[0])
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def type_at(cls: object, key: str) -> object:
@@ -83,14 +81,12 @@ def type_at(cls: object, key: str) -> object:
 def all_keys(cls: object, prefix: str = "") -> list[str]:
     keys = []
     for name, annotation in fields(cls).items():
-        below = all_keys(annotation, f"{prefix}{name}.")
-        keys += below or [f"{prefix}{name}"]
+        keys += all_keys(annotation, f"{prefix}{name}.") or [f"{prefix}{name}"]
     return keys
 
 
 def leaves(settings: object, prefix: str = "") -> list[str]:
     keys = []
     for name in fields(type(settings)):
-        value = getattr(settings, name)
-        keys += leaves(value, f"{prefix}{name}.") if fields(type(value)) else [f"{prefix}{name}"]
+        keys += leaves(getattr(settings, name), f"{prefix}{name}.") or [f"{prefix}{name}"]
     return keys

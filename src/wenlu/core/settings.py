@@ -12,12 +12,11 @@ import functools
 import json
 import operator
 import tomllib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from importlib import resources
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import Notice
@@ -46,7 +45,7 @@ class Resolved(Generic[T]):
 
     def rank(self, key: str) -> int:
         """Where a value's origin stands in the order of precedence: default, preset, file, command line."""
-        origin = self.origins.get(key, "default")
+        origin = self.origins.get(key, DEFAULT)
         return next((rank for name, rank in _RANKS.items() if origin.startswith(name)), _FILE)
 
     def given(self, key: str) -> bool:
@@ -58,16 +57,11 @@ _FILE = 2  # which is known by its name only
 _RANKS = {"default": 0, "preset": 1, "command line": 3}
 
 
-class Mistakes:
+class Mistakes(tuple[Notice, ...]):
     """Several mistakes as one value of an error message, a line each, in the reader's language."""
 
-    def __init__(self, notices: Sequence[Notice]) -> None:
-        self.notices = tuple(notices)
-
     def __str__(self) -> str:
-        if len(self.notices) == 1:
-            return str(self.notices[0])
-        return "".join(f"\n    - {notice}" for notice in self.notices)
+        return str(self[0]) if len(self) == 1 else "".join(f"\n    - {notice}" for notice in self)
 
 
 def load(
@@ -85,32 +79,21 @@ def load(
     Raises:
         SettingsError: ``core.settings_invalid`` with every mistake, or the source cannot be read.
     """
-    merged, origins = _gather(cls, preset, file, overrides, values)
-    if (chosen := _narrowed(cls, merged)) is not cls:
-        cls = chosen
-        merged, origins = _gather(cls, preset, file, overrides, values)
-    decoded = _decode(cls, merged, origins, where=COMMAND_LINE)
-    return Resolved(decoded, {key: origins.get(key, DEFAULT) for key in leaves(decoded)})
-
-
-def _gather(
-    cls: type, preset: str | None, file: Path | None, overrides: Sequence[str], values: Mapping[str, object] | None
-) -> tuple[dict[str, object], dict[str, str]]:
-    """All sources laid over each other, and where each key came from."""
     merged: dict[str, object] = {}
     origins: dict[str, str] = {}
     if preset is not None:
-        _merge(cls, merged, origins, _read_preset(preset), lambda key: f"preset {preset}")
+        _merge(cls, merged, origins, _read_preset(preset), f"preset {preset}", {})
     if file is not None:
-        content, name = _read_file(Path(file)), Path(file).name
-        lines, parsed = _line_numbers(content), _parse(content, where=str(file))
-        _merge(cls, merged, origins, parsed, lambda key: f"{name}:{lines[key]}" if key in lines else name)
-    for override in overrides:
-        _merge(cls, merged, origins, _parse_override(cls, override), lambda key: COMMAND_LINE)
-    for key, value in (values or {}).items():
-        if value is not None:
-            _merge(cls, merged, origins, _nest(key, value), lambda key: COMMAND_LINE)
-    return merged, origins
+        content = _read_file(Path(file))
+        _merge(cls, merged, origins, _parse(content, where=str(file)), Path(file).name, _line_numbers(content))
+    said = [_parse_override(cls, override) for override in overrides]
+    said += [_nest(key, value) for key, value in (values or {}).items() if value is not None]
+    for data in said:
+        _merge(cls, merged, origins, data, COMMAND_LINE, {})
+    if (chosen := _narrowed(cls, merged)) is not cls:
+        return load(chosen, preset=preset, file=file, overrides=overrides, values=values)
+    decoded = decode(cls, merged, where=COMMAND_LINE, origins=origins)
+    return Resolved(decoded, {key: origins.get(key, DEFAULT) for key in leaves(decoded)})
 
 
 def _narrowed(cls: type[T], data: Mapping[str, object]) -> type[T]:
@@ -124,9 +107,8 @@ def _narrowed(cls: type[T], data: Mapping[str, object]) -> type[T]:
     """
     tables: Mapping[str, str] = getattr(cls, "PLUGIN_TABLES", {})
     for table, package in tables.items():
-        given = data.get(table, {})
-        name = given.get("name") if isinstance(given, Mapping) else None
-        if isinstance(name, str):
+        given = data.get(table)
+        if isinstance(given, Mapping) and isinstance(name := given.get("name"), str):
             cls = cast(type[T], _with_table(cast(Hashable, cls), table, load_plugin(package, name).SETTINGS))
     return cls
 
@@ -142,13 +124,24 @@ def _with_table(cls: type, table: str, chosen: type) -> type:
     return made
 
 
-def decode(cls: type[T], data: Mapping[str, object], *, where: str) -> T:
-    """Settings from a parsed table; ``where`` names its source in messages.
+def decode(cls: type[T], data: Mapping[str, object], *, where: str, origins: Mapping[str, str] | None = None) -> T:
+    """Settings from a parsed table; messages name its source: ``where``, unless ``origins`` know better of a key.
 
     Raises:
         SettingsError: ``core.settings_invalid`` with every mistake.
     """
-    return _decode(cls, data, {}, where=where)
+    from pydantic import ValidationError
+
+    found: dict[str, Notice] = {}  # pydantic's findings in our own words, one a key
+    try:
+        return cast(T, _adapter(cast(Hashable, cls)).validate_json(json.dumps(data, default=_no_json), strict=True))
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            path = _known_path(cls, data, error["loc"])
+            tables = [".".join(path[:n]) for n in range(len(path), -1, -1)]
+            source = next((origins[name] for name in tables if origins and name in origins), where)
+            found.setdefault(tables[0], _mistake(cls, tables[0], error, source))
+    raise SettingsError("core.settings_invalid", count=len(found), mistakes=Mistakes(found.values()))
 
 
 def presets() -> list[str]:
@@ -202,17 +195,13 @@ def refuse_outside(id: str, table: str, settings: object, bounds: Mapping[str, S
                 raise SettingsError(id, setting=f"{table}.{name}", value=value, bounds=formula)
 
 
-def changed(settings: object, prefix: str, keys: Sequence[str]) -> dict[str, object]:
+def changed(settings: Any, prefix: str, keys: Sequence[str]) -> dict[str, object]:
     """Those of ``keys`` whose value is not the default of their dataclass, under dotted names."""
-    assert dataclasses.is_dataclass(settings) and not isinstance(settings, type)
-    defaults = {field.name: _default_of(field) for field in dataclasses.fields(settings)}
+    defaults = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(settings)
+    }
     return {f"{prefix}.{key}": value for key in keys if (value := getattr(settings, key)) != defaults[key]}
-
-
-def _default_of(field: dataclasses.Field[object]) -> object:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
 
 
 # ---- reading ----
@@ -221,8 +210,7 @@ def _default_of(field: dataclasses.Field[object]) -> object:
 def _read_preset(name: str) -> Mapping[str, object]:
     known = presets()
     if name not in known:
-        near = closest(name, known) or "-"
-        raise SettingsError("core.unknown_preset", name=name, suggestion=near, known=", ".join(known))
+        raise SettingsError("core.unknown_preset", name=name, suggestion=closest(name, known), known=", ".join(known))
     content = (resources.files("wenlu") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return _parse(content, where=f"preset {name}")
 
@@ -269,25 +257,21 @@ def _nest(key: str, value: object) -> dict[str, object]:
 
 
 def _merge(
-    cls: object,
-    into: dict[str, object],
-    origins: dict[str, str],
-    data: Mapping[str, object],
-    origin: Callable[[str], str],
-    prefix: str = "",
-) -> None:
+    cls: object, into: dict[str, object], origins: dict[str, str], data: Mapping[str, object],
+    source: str, lines: Mapping[str, int], prefix: str = "",
+) -> None:  # fmt: skip
     """Lay ``data`` over ``into``; a table of settings is merged, any other value replaced."""
     types = fields(cls)
     for key, value in data.items():
         name = f"{prefix}{key}"
+        origin = f"{source}:{lines[name]}" if name in lines else source
         if isinstance(value, Mapping) and (key not in types or fields(types[key])):
             below = into.setdefault(key, {})
             if isinstance(below, dict):
-                _merge(types.get(key), below, origins, value, origin, f"{name}.")
-                origins.setdefault(name, origin(name))
+                _merge(types.get(key), below, origins, value, source, lines, f"{name}.")
+                origins.setdefault(name, origin)
                 continue
-        into[key] = value
-        origins[name] = origin(name)
+        into[key], origins[name] = value, origin
 
 
 def _line_numbers(content: str) -> dict[str, int]:
@@ -315,33 +299,9 @@ def _adapter(cls: Hashable) -> TypeAdapter[object]:
     return TypeAdapter(cast(type[object], cls))
 
 
-def _decode(cls: type[T], data: Mapping[str, object], origins: Mapping[str, str], *, where: str) -> T:
-    from pydantic import ValidationError
-
-    try:
-        return cast(T, _adapter(cast(Hashable, cls)).validate_json(json.dumps(data, default=_no_json), strict=True))
-    except ValidationError as error:
-        mistakes = _mistakes(cls, error.errors(include_url=False), data, origins, where)
-    raise SettingsError("core.settings_invalid", count=len(mistakes), mistakes=Mistakes(mistakes))
-
-
 def _no_json(value: object) -> object:
-    """Values that TOML or Python has and JSON has not, as text; the type check then refuses or takes them."""
-    return list(value) if isinstance(value, set | frozenset) else str(value)
-
-
-def _mistakes(
-    cls: type, errors: Sequence[ErrorDetails], data: Mapping[str, object], origins: Mapping[str, str], where: str
-) -> list[Notice]:
-    """Pydantic's findings in our own words, one a key."""
-    found: dict[str, Notice] = {}
-    for error in errors:
-        path = _known_path(cls, data, error["loc"])
-        key = ".".join(path)
-        tables = (".".join(path[:n]) for n in range(len(path), 0, -1))
-        if key not in found:
-            found[key] = _mistake(cls, key, error, next((origins[name] for name in tables if name in origins), where))
-    return list(found.values())
+    """Values that TOML or Python has and JSON has not; of others the text, for the type check to refuse or take."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
 def _mistake(cls: type, key: str, error: ErrorDetails, source: str) -> Notice:
@@ -350,7 +310,11 @@ def _mistake(cls: type, key: str, error: ErrorDetails, source: str) -> Notice:
         return Notice("core.mistake_unknown", {"key": key, "source": source, "suggestion": _suggestion(cls, key)})
     if kind in ("missing", "missing_argument"):
         return Notice("core.mistake_missing", {"key": key, "expected": Expected(type_at(cls, key))})
-    values: dict[str, object] = {"key": key, "source": source, "value": _show(error["input"])}
+    values: dict[str, object] = {
+        "key": key,
+        "source": source,
+        "value": json.dumps(error["input"], ensure_ascii=False, default=str),
+    }
     if kind in ("value_error", "assertion_error"):
         return Notice("core.mistake_value", values | {"detail": error.get("ctx", {}).get("error", error["msg"])})
     limits = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
@@ -364,31 +328,26 @@ def _suggestion(cls: type, key: str) -> str:
     """The known key nearest to an unknown one: in the same table, or the same name in another."""
     table, _, name = key.rpartition(".")
     siblings = list(fields(type_at(cls, table) if table else cls))
-    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-    if near:
+    if near := difflib.get_close_matches(name, siblings):
         return f"{table}.{near[0]}".lstrip(".")
     every = all_keys(cls)
-    same = [known for known in every if known.rpartition(".")[2] == name]
-    near = same or difflib.get_close_matches(key, every, n=1, cutoff=0.6)
-    if not near:
-        last = {known.rpartition(".")[2]: known for known in reversed(every)}
-        near = [last[match] for match in difflib.get_close_matches(name, list(last), n=1, cutoff=0.75)]
+    last = {known.rpartition(".")[2]: known for known in reversed(every)}
+    if name in last:
+        return last[name]
+    near = difflib.get_close_matches(key, every)
+    near += [last[match] for match in difflib.get_close_matches(name, list(last), cutoff=0.75)]
     return near[0] if near else ", ".join(siblings)
-
-
-def _show(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _known_path(cls: object, data: object, location: Sequence[int | str]) -> list[str]:
     """The keys of a pydantic location that exist in the settings or in the data (the rest are branches of unions)."""
     path: list[str] = []
     for part in location:
-        inside = isinstance(data, Mapping) and part in data
-        if not isinstance(part, str) or not (inside or part in fields(cls)):
+        types, given = fields(cls), data if isinstance(data, Mapping) else {}
+        if not isinstance(part, str) or not (part in types or part in given):
             break
         path.append(part)
-        cls, data = fields(cls).get(part), data[part] if isinstance(data, Mapping) and inside else None
+        cls, data = types.get(part), given.get(part)
     return path
 
 
@@ -400,31 +359,14 @@ def _write_table(table: Table | TOMLDocument, settings: object, origins: Mapping
     import tomlkit
 
     values = {name: getattr(settings, name) for name in fields(type(settings))}
-    for name, value in values.items():
-        if fields(type(value)):
-            continue
+    for name, value in sorted(values.items(), key=lambda item: bool(fields(type(item[1])))):
         origin = origins.get(f"{prefix}{name}", DEFAULT)
-        if value is None:
-            table.add(tomlkit.comment(f"{name} =   # {origin}"))
-        else:
-            item = tomlkit.item(_plain_value(value))
-            item.comment(origin)
-            table.add(name, item)
-    for name, value in values.items():
         if fields(type(value)):
             below = tomlkit.table()
             _write_table(below, value, origins, prefix=f"{prefix}{name}.")
             table.add(name, below)
-
-
-def _plain_value(value: object) -> object:
-    """A value as TOML has it."""
-    if isinstance(value, Enum):
-        return _plain_value(value.value)
-    if isinstance(value, set | frozenset):
-        return sorted(_plain_value(part) for part in value)  # type: ignore[type-var]
-    if isinstance(value, tuple | list):
-        return [_plain_value(part) for part in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain_value(part) for key, part in value.items()}
-    return str(value) if isinstance(value, PurePath) else value
+        elif value is None:
+            table.add(tomlkit.comment(f"{name} =   # {origin}"))
+        else:
+            item = tomlkit.item(json.loads(json.dumps(value, default=_no_json)))
+            table.add(name, item.comment(origin))

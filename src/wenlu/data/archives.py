@@ -7,6 +7,7 @@ then read is counted while it is read, because a directory can lie about sizes.
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ _ZIP64_LOCATOR = b"PK\x06\x07"
 _ZIP64_LOCATOR_BYTES = 20
 _LOCAL_HEADER_BYTES = 30
 _LONGEST_COMMENT = 65_535
+_LONGEST_NAME = 255  # of a file or folder inside the archive, in bytes
 _FLAG_ENCRYPTED = 0x1
 _COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _DEVICES = frozenset(
@@ -46,8 +48,6 @@ class Limits:
     ratio_free_bytes: int = _MIB
     entries: int = 20_000
     directory_bytes: int = 8 * _MIB
-    name_bytes: int = 255
-    """Longest name of a file or folder inside the archive."""
 
 
 def extract(archive: Path, target: Path, patterns: Sequence[str], *, limits: Limits | None = None) -> dict[str, Path]:
@@ -78,14 +78,17 @@ def extract(archive: Path, target: Path, patterns: Sequence[str], *, limits: Lim
     return written
 
 
-def why_unsafe(name: str, *, longest: int = 255) -> str | None:
+def why_unsafe(name: str) -> str | None:
     """Why a name inside an archive must not become a path, as an id of ``[text.fetch]``; None when it may."""
     parts = name.removesuffix("/").split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in name:
         return "fetch.unsafe_escape"
     if any(code < 32 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 for code in map(ord, name)):
         return "fetch.unsafe_control"
-    if any(len(part.encode("utf-8")) > longest for part in parts) or len(name.encode("utf-8")) > 4 * longest:
+    if (
+        any(len(part.encode("utf-8")) > _LONGEST_NAME for part in parts)
+        or len(name.encode("utf-8")) > 4 * _LONGEST_NAME
+    ):
         return "fetch.unsafe_long"
     if any(part.split(".")[0].rstrip(" ").lower() in _DEVICES or part[-1] in " ." for part in parts):
         return "fetch.unsafe_device"
@@ -95,9 +98,8 @@ def why_unsafe(name: str, *, longest: int = 255) -> str | None:
 def _check_directory(archive: Path, stream: BinaryIO, limits: Limits) -> None:
     """Bound the directory before zipfile builds an object for each entry of it."""
     size = stream.seek(0, 2)
-    tail_bytes = min(size, _END_OF_DIRECTORY_BYTES + _LONGEST_COMMENT + _ZIP64_LOCATOR_BYTES)
-    stream.seek(size - tail_bytes)
-    tail = stream.read(tail_bytes)
+    stream.seek(max(0, size - _END_OF_DIRECTORY_BYTES - _LONGEST_COMMENT - _ZIP64_LOCATOR_BYTES))
+    tail = stream.read()
     stream.seek(0)
     at = tail.rfind(_END_OF_DIRECTORY)
     if at < 0 or len(tail) - at < _END_OF_DIRECTORY_BYTES:
@@ -114,8 +116,11 @@ def _check_entries(archive: Path, entries: Sequence[zipfile.ZipInfo], limits: Li
         raise DataError("fetch.archive_entries", path=archive, entries=len(entries), limit=limits.entries)
     seen: set[str] = set()
     for entry in entries:
-        reason = why_unsafe(entry.orig_filename, longest=limits.name_bytes) or _why_not_a_file(entry)
-        folded = entry.filename.removesuffix("/").casefold()
+        reason, folded = why_unsafe(entry.orig_filename), entry.filename.removesuffix("/").casefold()
+        if reason is None and stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            reason = "fetch.unsafe_link"
+        if reason is None and (entry.flag_bits & _FLAG_ENCRYPTED or entry.compress_type not in _COMPRESSIONS):
+            reason = "fetch.unsafe_packing"
         if reason is None and folded in seen:
             reason = "fetch.unsafe_twice"
         if reason is not None:
@@ -126,15 +131,6 @@ def _check_entries(archive: Path, entries: Sequence[zipfile.ZipInfo], limits: Li
         if entry.header_offset < end:
             raise DataError("fetch.archive_damaged", path=archive, detail=f"overlapping files at {entry.header_offset}")
         end = entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size
-
-
-def _why_not_a_file(entry: zipfile.ZipInfo) -> str | None:
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "fetch.unsafe_link"
-    if entry.flag_bits & _FLAG_ENCRYPTED or entry.compress_type not in _COMPRESSIONS:
-        return "fetch.unsafe_packing"
-    return None
 
 
 def _chosen(archive: Path, entries: Sequence[zipfile.ZipInfo], patterns: Sequence[str]) -> list[zipfile.ZipInfo]:
@@ -156,13 +152,9 @@ def _write(
         raise DataError("fetch.archive_ratio", path=archive, name=entry.filename, **most)
     if entry.file_size > remaining:
         raise _too_large(archive, entry.filename, entry.file_size, remaining)
-    total = 0
     with opened.open(entry) as source, path.open("xb") as sink:
-        while chunk := source.read(_CHUNK):
-            total += len(chunk)
-            if total > remaining:
-                raise _too_large(archive, entry.filename, total, remaining)
-            sink.write(chunk)
+        shutil.copyfileobj(source, sink, _CHUNK)  # never more than the directory says: zipfile stops there
+        total = sink.tell()
     if total != entry.file_size:
         detail = f"{entry.filename}: {total} bytes, {entry.file_size} in the directory"
         raise DataError("fetch.archive_damaged", path=archive, detail=detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from itertools import groupby
+from typing import Literal
 
 from wenlu.data.report import Report
 from wenlu.data.settings import DataSettings
@@ -24,15 +25,15 @@ def clean(text: str, *, settings: DataSettings, report: Report) -> str:
     """The text as it is tokenised; every step that changed something is counted in the report."""
     if settings.cleaning == "standard":
         text = _clean_lines(text, report)
-    if settings.unicode == "nfc" and (composed := _nfc(text)) != text:
-        report.change("nfc", abs(len(text) - len(composed)))
+    if settings.unicode == "nfc" and (composed := normalized(text, "NFC")) != text:
+        report.changed["nfc"].add(abs(len(text) - len(composed)))
         text = composed
     return text
 
 
-def _nfc(text: str) -> str:
-    """NFC in linear time: Python's would take the square of the number of combining marks in a row."""
-    return unicodedata.normalize("NFC", _LONG_MARKS.sub(_in_canonical_order, text))
+def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
+    """A Unicode normal form in linear time: Python's takes the square of the number of combining marks in a row."""
+    return unicodedata.normalize(form, _LONG_MARKS.sub(_in_canonical_order, text))
 
 
 def _in_canonical_order(match: re.Match[str]) -> str:
@@ -54,19 +55,18 @@ def find_surrogate(text: str) -> int | None:
 
 def _clean_lines(text: str, report: Report) -> str:
     if "\r" in text:
-        before = text.count("\r")
+        report.changed["line_ends"].add(text.count("\r"))
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        report.change("line_ends", before)
     if _CONTROL_OR_MISREAD.search(text):
         if misread := len(_MISREAD.findall(text)):
-            report.suspect("misread", misread)
+            report.suspicious["misread"].add(misread)
         text, removed = _CONTROL.subn("", text)
         if removed:
-            report.change("control_characters", removed)
+            report.changed["control_characters"].add(removed)
     length = len(text)
     if _SPACE_BEFORE_LINE_END.search(text):
         text = "\n".join([line.rstrip() for line in text.split("\n")])
     text = text.rstrip().lstrip("\n")
     if len(text) != length:
-        report.change("white_space", length - len(text))
+        report.changed["white_space"].add(length - len(text))
     return text

@@ -30,11 +30,19 @@ class DigestSet:
 
     def add(self, digest: bytes) -> bool:
         """Add a digest of at least 16 bytes; False when it was there already."""
-        if not self._insert(*_halves(digest)):
+        halves = _halves(digest)
+        place = self._find(*halves)
+        if self._high[place]:
             return False
+        self._high[place], self._low[place] = halves
         self._count += 1
         if self._count > _FULLEST * self._capacity:
-            self._grow()
+            before = zip(self._high, self._low, strict=True)
+            self._allocate(int(self._capacity * _GROWTH))
+            for high, low in before:
+                if high:
+                    place = self._find(high, low)
+                    self._high[place], self._low[place] = high, low
         return True
 
     def __contains__(self, digest: bytes) -> bool:
@@ -47,29 +55,14 @@ class DigestSet:
 
     def _allocate(self, capacity: int) -> None:
         self._capacity = capacity
-        self._high = array("Q", bytes(8 * capacity))
-        self._low = array("Q", bytes(8 * capacity))
+        self._high, self._low = array("Q", bytes(8 * capacity)), array("Q", bytes(8 * capacity))
 
     def _find(self, high: int, low: int) -> int:
         """The place of a digest, or the free place where it would stand."""
         place = high % self._capacity
         while self._high[place] and not (self._high[place] == high and self._low[place] == low):
-            place = place + 1 if place + 1 < self._capacity else 0
+            place = (place + 1) % self._capacity
         return place
-
-    def _insert(self, high: int, low: int) -> bool:
-        place = self._find(high, low)
-        if self._high[place]:
-            return False
-        self._high[place], self._low[place] = high, low
-        return True
-
-    def _grow(self) -> None:
-        highs, lows = self._high, self._low
-        self._allocate(int(self._capacity * _GROWTH))
-        for high, low in zip(highs, lows, strict=True):
-            if high:
-                self._insert(high, low)
 
 
 def _halves(digest: bytes) -> tuple[int, int]:

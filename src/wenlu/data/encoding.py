@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +11,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from wenlu.core.log import notice, progress, warn
+from wenlu.core.publication import file_sha256
+from wenlu.data.ordered import in_order
 from wenlu.data.settings import EncoderName
 from wenlu.data.spool import Spool
 from wenlu.data.store import SPLITS, Int64Array, Split, TokenArray, token_dtype
@@ -34,6 +33,10 @@ Encode = Callable[[int, list[bytes]], list[IdArray]]
 """The ids of a batch of texts, of which the first has this number in its split."""
 
 
+_Numbered = tuple[int, list[bytes]]
+"""Texts, and the number of the first in its split."""
+
+
 class _Batch(NamedTuple):
     """Encoded documents, each with the end token behind it."""
 
@@ -49,13 +52,17 @@ def write_splits(
 
     The files are the same whichever encoder is used: when the fast one fails or differs, all is written again.
     """
+
+    def write(encode: Encode) -> dict[Split, dict[str, object]]:
+        return {split: _write_split(directory, split, spool, tokenizer, encode, workers) for split in SPLITS}
+
     fast = None if encoder == "reference" else _proved(spool, tokenizer, asked_for=encoder == "fast")
     if fast is not None:
         try:
-            return _write_all(directory, spool, tokenizer, _compared(fast), workers)
+            return write(_compared(fast))
         except FastEncoderError as error:
             warn("data.encoder_given_up", reason=error.because)
-    return _write_all(directory, spool, tokenizer, _reference(tokenizer), workers)
+    return write(_reference(tokenizer))
 
 
 def _proved(spool: Spool, tokenizer: Tokenizer, *, asked_for: bool) -> FastEncoder | None:
@@ -89,34 +96,29 @@ def _reference(tokenizer: Tokenizer) -> Encode:
     return encode
 
 
-def _write_all(
-    directory: Path, spool: Spool, tokenizer: Tokenizer, encode: Encode, workers: int
-) -> dict[Split, dict[str, object]]:
-    return {split: _write_split(directory, split, spool, tokenizer, encode, workers) for split in SPLITS}
-
-
 def _write_split(
     directory: Path, split: Split, spool: Spool, tokenizer: Tokenizer, encode: Encode, workers: int
 ) -> dict[str, object]:
     """Stream the ids of a split to disk and save its index; gives its summary."""
     rows = spool.rows()[spool.in_split(split)]
-    count = len(rows)
-    lengths: Int64Array = np.zeros(count + 1, dtype=np.int64)
+    count, number = len(rows), 0
+    lengths: Int64Array = np.zeros(count, dtype=np.int64)
     lossless = np.zeros(count, dtype=np.bool_)
     token_path, index_path = directory / f"{split}.bin", directory / f"{split}.index.safetensors"
-    number = 0
-    total = int(rows["bytes"].sum()) / 1e3
+    totals = {name: int(rows[name].sum()) for name in ("bytes", "original_bytes", "characters")}
     work = _batch_encoder(tokenizer, encode)
-    with token_path.open("wb") as file, progress("data.tokenizing", total=total, unit="kB", split=split) as bar:
-        for batch in _in_order(work, _batches(spool.encoded(split)), workers):
+    with (
+        token_path.open("wb") as file,
+        progress("data.tokenizing", total=totals["bytes"] / 1e3, unit="kB", split=split) as bar,
+    ):
+        threads = {"num_workers": workers if workers > 1 else 0, "num_ahead": workers + 1}
+        for batch in in_order(work, _batches(spool.encoded(split)), **threads, name="wenlu-tokenize"):
             file.write(batch.tokens.data)  # tofile would not say why a disk takes no more
-            stop = number + len(batch.lengths)
-            lengths[number + 1 : stop + 1] = batch.lengths
-            lossless[number:stop] = batch.lossless
-            bar.advance(int(rows["bytes"][number:stop].sum()) / 1e3)
-            number = stop
+            done = slice(number, number + len(batch.lengths))
+            lengths[done], lossless[done], number = batch.lengths, batch.lossless, done.stop
+            bar.advance(int(rows["bytes"][done].sum()) / 1e3)
     columns = {
-        "bounds": np.cumsum(lengths),
+        "bounds": np.cumsum(np.append(0, lengths)),
         "original_bytes": rows["original_bytes"].astype(np.int64),
         "characters": rows["characters"].astype(np.int64),
         "languages": rows["language"].astype(np.uint16),
@@ -124,30 +126,28 @@ def _write_split(
         "files": rows["file"].astype(np.uint32),
     }
     index_path.write_bytes(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
-    digest = hashlib.sha256()
-    for path in (token_path, index_path):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    if not lossless.all():
-        warn("data.not_lossless", count=int((~lossless).sum()), total=count, split=split)
+    digest = hashlib.sha256(b"".join(bytes.fromhex(file_sha256(path)) for path in (token_path, index_path)))
+    lossy = count - int(lossless.sum())
+    if lossy:
+        warn("data.not_lossless", count=lossy, total=count, split=split)
     by_language = np.bincount(rows["language"], minlength=len(spool.language_names)).tolist()
     return {
         "documents": count,
         "tokens": int(lengths.sum()),
-        "characters": int(rows["characters"].sum()),
-        "original_bytes": int(rows["original_bytes"].sum()),
-        "cleaned_bytes": int(rows["bytes"].sum()),
-        "not_lossless": int((~lossless).sum()),
+        "characters": totals["characters"],
+        "original_bytes": totals["original_bytes"],
+        "cleaned_bytes": totals["bytes"],
+        "not_lossless": lossy,
         "languages": dict(zip(spool.language_names, by_language, strict=True)),
         "digest": digest.hexdigest(),
     }
 
 
-def _batch_encoder(tokenizer: Tokenizer, encode: Encode) -> Callable[[tuple[int, list[bytes]]], _Batch]:
+def _batch_encoder(tokenizer: Tokenizer, encode: Encode) -> Callable[[_Numbered], _Batch]:
     dtype = token_dtype(tokenizer.vocab_size)
     end = np.array([tokenizer.end_id], dtype=np.uint32)
 
-    def work(batch: tuple[int, list[bytes]]) -> _Batch:
+    def work(batch: _Numbered) -> _Batch:
         first, texts = batch
         rows = encode(first, texts)
         tokens = np.concatenate([part for row in rows for part in (row, end)], dtype=dtype, casting="unsafe")
@@ -156,7 +156,7 @@ def _batch_encoder(tokenizer: Tokenizer, encode: Encode) -> Callable[[tuple[int,
     return work
 
 
-def _batches(texts: Iterator[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+def _batches(texts: Iterator[bytes]) -> Iterator[_Numbered]:
     """Texts in batches, each with the number of its first."""
     held: list[bytes] = []
     first = size = 0
@@ -169,18 +169,3 @@ def _batches(texts: Iterator[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             held, size = [], 0
     if held:
         yield first, held
-
-
-def _in_order(
-    work: Callable[[tuple[int, list[bytes]]], _Batch], batches: Iterator[tuple[int, list[bytes]]], workers: int
-) -> Iterator[_Batch]:
-    """Results in the order of the batches, a few of which are worked on at the same time."""
-    if workers <= 1:
-        yield from map(work, batches)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="wenlu-tokenize") as pool:
-        waiting: deque[Future[_Batch]] = deque(pool.submit(work, batch) for batch in islice(batches, workers + 1))
-        while waiting:
-            done = waiting.popleft().result()
-            waiting.extend(pool.submit(work, batch) for batch in islice(batches, 1))
-            yield done

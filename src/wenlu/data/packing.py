@@ -9,6 +9,7 @@ piece: attention and positions never cross it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,68 +34,66 @@ class Window:
 
 
 class _Slots:
-    """All slots of an epoch, in its order of documents."""
+    """All slots of an epoch, in its order of documents, and the windows that they are cut into."""
 
-    def __init__(self, store: TokenStore, *, seed: int, epoch: int, shuffle: bool, more: int = 0) -> None:
-        """``more`` slots a document than it has tokens."""
-        self.store = store
-        count = store.num_documents
-        self.order: Int64Array = np.arange(count, dtype=np.int64)
-        if shuffle:
-            self.order = numpy_generator(seed, "data.documents", epoch).permutation(count)
-        lengths = np.diff(store.bounds)[self.order] + more
-        self.starts: Int64Array = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        self.total = int(self.starts[-1])
+    def __init__(
+        self, store: TokenStore, *, sequence_length: int, seed: int, epoch: int, shuffle: bool = True, more: int = 0
+    ) -> None:
+        """Windows of ``sequence_length`` slots; ``more`` slots a document than it has tokens."""
 
-    def documents(self, first: int, stop: int) -> list[int]:
-        """The numbers of the documents in slots first..stop, in order."""
-        begin = int(np.searchsorted(self.starts, first, side="right")) - 1
-        return [int(number) for number in self.order[begin : int(np.searchsorted(self.starts, stop))]]
+        def order(what: str, count: int) -> Int64Array:
+            return numpy_generator(seed, what, epoch).permutation(count) if shuffle else np.arange(count)
 
-    def fill(self, row: Window, first: int, stop: int, *, origin: int) -> None:
-        """Write slots first..stop into one row of arrays, and padding behind them.
-
-        Positions count from the later of the document's start and the slot ``origin``.
-        """
-        column, piece, slot = 0, 0, first
-        number = int(np.searchsorted(self.starts, first, side="right")) - 1
-        while slot < stop:
-            begin, end = int(self.starts[number]), int(self.starts[number + 1])
-            offset, count = slot - begin, min(end, stop) - slot
-            base = int(self.store.bounds[self.order[number]]) + offset
-            tokens = self.store.read(base - (offset > 0), base + count)
-            target = slice(column, column + count)
-            row.labels[target] = tokens[len(tokens) - count :]
-            row.input_ids[target] = tokens[:count] if offset else np.append(self.store.context_id, tokens[:-1])
-            row.position_ids[target] = np.arange(count) + (slot - max(begin, origin))
-            row.document_ids[target] = piece
-            column, slot, piece, number = column + count, slot + count, piece + 1, number + 1
-        row.input_ids[column:] = self.store.end_id
-        row.labels[column:] = IGNORE_INDEX
-        row.position_ids[column:] = np.arange(len(row.labels) - column)
-        row.document_ids[column:] = PADDING_DOCUMENT
-
-
-class PackedWindows:
-    """One epoch as shuffled windows for models that attend: each piece starts at position 0."""
-
-    def __init__(self, store: TokenStore, *, sequence_length: int, seed: int, epoch: int, shuffle: bool = True) -> None:
-        self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle)
-        self._length = sequence_length
-        count = -(-self._slots.total // sequence_length)
-        self._order: Int64Array = np.arange(count, dtype=np.int64)
-        if shuffle:
-            self._order = numpy_generator(seed, "data.windows", epoch).permutation(count)
+        self._store, self._length = store, sequence_length
+        self._documents = order("data.documents", store.num_documents)
+        lengths = np.diff(store.bounds)[self._documents] + more
+        self._starts: Int64Array = np.cumsum(np.append(0, lengths))
+        self._total = int(self._starts[-1])
+        self._order = order("data.windows", -(-self._total // sequence_length))
 
     def __len__(self) -> int:
         return len(self._order)
 
+    def _stretch(self, number: int) -> tuple[int, int]:
+        """The slots first..stop of the window at this place of the epoch's order."""
+        first = int(self._order[number]) * self._length
+        return first, min(first + self._length, self._total)
+
+    def _inside(self, first: int, stop: int) -> slice:
+        """Which documents, in the epoch's order, have slots in first..stop."""
+        begin = int(np.searchsorted(self._starts, first, side="right")) - 1
+        return slice(begin, int(np.searchsorted(self._starts, stop)) if first < stop else begin)
+
+    def _filled(self, first: int, stop: int, *, origin: int) -> Window:
+        """Slots first..stop as one row, and padding behind them.
+
+        Positions count from the later of the document's start and the slot ``origin``.
+        """
+        fills = (self._store.end_id, IGNORE_INDEX, 0, PADDING_DOCUMENT)
+        row = Window(*(np.full(self._length, fill, dtype=np.int64) for fill in fills))
+        row.position_ids[:] = np.arange(self._length) - (stop - first)
+        slot, inside = first, self._inside(first, stop)
+        for piece, number in enumerate(range(inside.start, inside.stop)):
+            begin, end = int(self._starts[number]), int(self._starts[number + 1])
+            offset, count = slot - begin, min(end, stop) - slot
+            base = int(self._store.bounds[self._documents[number]]) + offset
+            tokens = self._store.read(base - (offset > 0), base + count)
+            target = slice(slot - first, slot - first + count)
+            row.labels[target] = tokens[len(tokens) - count :]
+            row.input_ids[target] = tokens[:count] if offset else np.append(self._store.context_id, tokens[:-1])
+            row.position_ids[target] = np.arange(count) + (slot - max(begin, origin))
+            row.document_ids[target] = piece
+            slot += count
+        return row
+
+
+class PackedWindows(_Slots):
+    """One epoch as shuffled windows for models that attend: each piece starts at position 0."""
+
     def window(self, number: int) -> Window:
         """The window at this place of the epoch's order; arrays of shape (sequence_length,)."""
-        first = int(self._order[number]) * self._length
-        window = _empty((self._length,))
-        self._slots.fill(window, first, min(first + self._length, self._slots.total), origin=first)
-        return window
+        first, stop = self._stretch(number)
+        return self._filled(first, stop, origin=first)
 
     def row(self, number: int) -> dict[str, Int64Array]:
         """The same by name."""
@@ -102,8 +101,7 @@ class PackedWindows:
 
     def documents(self, number: int) -> list[list[int]]:
         """The numbers of the documents in the one row of this window."""
-        first = int(self._order[number]) * self._length
-        return [self._slots.documents(first, min(first + self._length, self._slots.total))]
+        return [self._documents[self._inside(*self._stretch(number))].tolist()]
 
 
 class Piece(NamedTuple):
@@ -118,7 +116,7 @@ class Piece(NamedTuple):
     last: bool
 
 
-class PieceWindows:
+class PieceWindows(_Slots):
     """One epoch as shuffled windows of pieces that get marks of their own, as BERT's [CLS] piece [SEP].
 
     A document of n tokens, the end token among them, stands for n - 1 + ``marks`` slots: the first mark, the text, the
@@ -133,23 +131,14 @@ class PieceWindows:
         """Raises SettingsError, ``tasks.window``, when no token fits beside the marks."""
         if sequence_length <= marks:
             raise SettingsError("tasks.window", length=sequence_length)
-        self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle, more=marks - 1)
-        self._length = sequence_length - marks
-        count = -(-self._slots.total // self._length)
-        self._order: Int64Array = np.arange(count, dtype=np.int64)
-        if shuffle:
-            self._order = numpy_generator(seed, "data.windows", epoch).permutation(count)
-
-    def __len__(self) -> int:
-        return len(self._order)
+        length = sequence_length - marks
+        super().__init__(store, sequence_length=length, seed=seed, epoch=epoch, shuffle=shuffle, more=marks - 1)
 
     def pieces(self, number: int) -> list[Piece]:
         """The pieces of the window at this place of the epoch's order; none is empty."""
-        slots, bounds = self._slots, self._slots.store.bounds
-        first = int(self._order[number]) * self._length
-        stop = min(first + self._length, slots.total)
-        begin, end = np.searchsorted(slots.starts, first, side="right") - 1, np.searchsorted(slots.starts, stop)
-        documents, starts = slots.order[begin:end], slots.starts[begin:end]
+        first, stop = self._stretch(number)
+        inside, bounds = self._inside(first, stop), self._store.bounds
+        documents, starts = self._documents[inside], self._starts[inside]
         sizes = bounds[documents + 1] - bounds[documents] - 1
         low = np.maximum(first - starts - 1, 0)
         high = np.minimum(stop - starts - 1, sizes)
@@ -162,7 +151,7 @@ class PieceWindows:
         return [[piece.document for piece in self.pieces(number)]]
 
 
-class StreamWindows:
+class StreamWindows(_Slots):
     """One epoch as parallel tracks for recurrent models, whose state goes on from window to window.
 
     The slots are cut into ``num_tracks`` stretches of equal length; window t holds the t-th part of each. Positions
@@ -173,24 +162,17 @@ class StreamWindows:
     def __init__(
         self, store: TokenStore, *, sequence_length: int, num_tracks: int, seed: int, epoch: int, shuffle: bool = True
     ) -> None:
-        self._slots = _Slots(store, seed=seed, epoch=epoch, shuffle=shuffle)
-        self._length = sequence_length
+        super().__init__(store, sequence_length=sequence_length, seed=seed, epoch=epoch, shuffle=shuffle)
         self._num_tracks = num_tracks
-        self._track_length = -(-self._slots.total // num_tracks)
+        self._track_length = -(-self._total // num_tracks)
 
     def __len__(self) -> int:
         return -(-self._track_length // self._length)
 
     def window(self, number: int) -> Window:
         """The t-th window of every track; arrays of shape (num_tracks, sequence_length)."""
-        window = _empty((self._num_tracks, self._length))
-        for track in range(self._num_tracks):
-            origin, first, stop = self._stretch(track, number)
-            row = Window(
-                window.input_ids[track], window.labels[track], window.position_ids[track], window.document_ids[track]
-            )
-            self._slots.fill(row, first, stop, origin=origin)
-        return window
+        rows = [self._filled(first, stop, origin=origin) for origin, first, stop in self._stretches(number)]
+        return Window(*(np.stack([vars(row)[name] for row in rows]) for name in vars(rows[0])))
 
     def row(self, number: int) -> dict[str, Int64Array]:
         """The same by name."""
@@ -198,16 +180,12 @@ class StreamWindows:
 
     def documents(self, number: int) -> list[list[int]]:
         """The numbers of the documents in each row of this window."""
-        stretches = [self._stretch(track, number) for track in range(self._num_tracks)]
-        return [self._slots.documents(first, stop) if first < stop else [] for _, first, stop in stretches]
+        return [self._documents[self._inside(first, stop)].tolist() for _, first, stop in self._stretches(number)]
 
-    def _stretch(self, track: int, number: int) -> tuple[int, int, int]:
-        """Where the track begins, and the slots first..stop of its window with this number."""
-        origin = track * self._track_length
-        end = min(origin + self._track_length, self._slots.total)
-        first = min(origin + number * self._length, end)
-        return origin, first, min(first + self._length, end)
-
-
-def _empty(shape: tuple[int, ...]) -> Window:
-    return Window(*(np.empty(shape, dtype=np.int64) for _ in range(4)))
+    def _stretches(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """For each track where it begins, and the slots first..stop of its window with this number."""
+        for track in range(self._num_tracks):
+            origin = track * self._track_length
+            end = min(origin + self._track_length, self._total)
+            first = min(origin + number * self._length, end)
+            yield origin, first, min(first + self._length, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -10,7 +11,6 @@ from wenlu.core.log import Notice, notice, warn
 
 DropReason = Literal["empty", "null", "too_short", "duplicate", "held_out_elsewhere"]
 ChangeReason = Literal["line_ends", "control_characters", "white_space", "nfc", "bad_bytes", "surrogates"]
-SuspectReason = Literal["misread"]
 SkipReason = Literal["unknown_format", "about_the_corpus", "given_twice"]
 EXAMPLES_KEPT = 5
 
@@ -22,13 +22,9 @@ class Tally:
     documents: int = 0
     characters: int = 0
 
-    def add(self, characters: int) -> None:
-        self.documents += 1
+    def add(self, characters: int, *, documents: int = 1) -> None:
+        self.documents += documents
         self.characters += characters
-
-    def remove(self, characters: int) -> None:
-        self.documents -= 1
-        self.characters -= characters
 
 
 @dataclass
@@ -58,9 +54,9 @@ class Report:
     characters: int = 0
     bytes: int = 0
     kept: Tally = field(default_factory=Tally)
-    dropped: dict[DropReason, Tally] = field(default_factory=dict)
-    changed: dict[ChangeReason, Tally] = field(default_factory=dict)
-    suspicious: dict[SuspectReason, Tally] = field(default_factory=dict)
+    dropped: defaultdict[DropReason, Tally] = field(default_factory=lambda: defaultdict(Tally))  # left out
+    changed: defaultdict[ChangeReason, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    suspicious: defaultdict[Literal["misread"], Tally] = field(default_factory=lambda: defaultdict(Tally))  # but kept
     cut_documents: int = 0
     cut_parts: int = 0
     files: list[FileAccount] = field(default_factory=list)
@@ -68,23 +64,11 @@ class Report:
     replaced_bytes: int = 0  # by the reader, since the last document
     place: Callable[[], int] = int  # how many bytes of the file that is being read were taken from the disk
 
-    def drop(self, reason: DropReason, characters: int) -> None:
-        """Count a document that is left out."""
-        self.dropped.setdefault(reason, Tally()).add(characters)
-
-    def change(self, reason: ChangeReason, characters: int) -> None:
-        """Count a document of which this many characters were removed or replaced."""
-        self.changed.setdefault(reason, Tally()).add(characters)
-
     def settle_replaced(self) -> None:
         """Count the bytes that the reader replaced since the last document."""
         if self.replaced_bytes:
-            self.change("bad_bytes", self.replaced_bytes)
+            self.changed["bad_bytes"].add(self.replaced_bytes)
         self.replaced_bytes = 0
-
-    def suspect(self, reason: SuspectReason, characters: int) -> None:
-        """Count a document that is kept as it is although something in it looks wrong."""
-        self.suspicious.setdefault(reason, Tally()).add(characters)
 
     def skip(self, reason: SkipReason, path: str) -> None:
         """Count a file that is not read."""

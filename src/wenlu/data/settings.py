@@ -9,7 +9,6 @@ from wenlu.core.errors import SettingsError
 from wenlu.core.settings import refuse_outside
 
 EncoderName = Literal["auto", "reference", "fast"]
-DocumentMode = Literal["auto", "file", "blank_line", "line"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class DataSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     paths: tuple[str, ...] = ()
-    document: DocumentMode = "auto"
+    document: Literal["auto", "file", "blank_line", "line"] = "auto"
     text_field: str = "text"
     encoding: str = "utf-8"
     bad_bytes: Literal["refuse", "replace"] = "refuse"

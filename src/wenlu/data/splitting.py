@@ -30,38 +30,26 @@ def split_of(hash: int, settings: DataSettings) -> Split:
     return "test" if not settings.test_paths and 0 <= place < settings.test_fraction else "train"
 
 
-def wanted_splits(settings: DataSettings) -> list[Split]:
-    """The splits that are taken out of ``data.paths``."""
-    wanted: list[Split] = []
-    if settings.validation_fraction and not settings.validation_paths:
-        wanted.append("validation")
-    if settings.test_fraction and not settings.test_paths:
-        wanted.append("test")
-    return wanted
-
-
 def complete(spool: Spool, settings: DataSettings, directory: Path) -> tuple[Spool, Rule]:
     """Make sure that every wanted split has a document; gives the spool to use and the name of the rule.
 
     With fewer than 20 documents the last tenth of each file is held out instead. With more, a split that no hash fell
     into gets the document with the smallest hash.
     """
-    wanted = wanted_splits(settings)
-    rows = spool.rows()
-    own = np.flatnonzero(rows["file"] > 0)  # file 0: the given validation and test files
+    fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    given = {"validation": settings.validation_paths, "test": settings.test_paths}
+    wanted = [split for split in SPLITS if fractions.get(split) and not given[split]]
+    own = np.flatnonzero(spool.rows()["file"] > 0)  # file 0: the given validation and test files
     if not wanted:
-        return spool, "given" if settings.validation_paths or settings.test_paths else "nothing"
+        return spool, "given" if any(given.values()) else "nothing"
     if len(own) < FEWEST_FOR_HASHING:
         notice("data.split_by_tails", documents=len(own), fewest=FEWEST_FOR_HASHING)
         return _hold_out_tails(spool, wanted, directory), "tails"
     for split in wanted:
         rows = spool.rows()
-        if not len(spool.in_split(split)):
-            candidates = np.flatnonzero((rows["file"] > 0) & (rows["split"] == 0))
-            if not len(candidates):
-                break
-            chosen = int(candidates[np.argmin(rows["hash"][candidates])])
-            spool.move(chosen, split)
+        candidates = own[rows["split"][own] == 0]
+        if len(candidates) and not len(spool.in_split(split)):
+            spool.move(int(candidates[np.argmin(rows["hash"][candidates])]), split)
             notice("data.split_of_one", split=split, documents=len(own))
     return spool, "hash"
 
@@ -82,18 +70,14 @@ def _hold_out_tails(spool: Spool, wanted: list[Split], directory: Path) -> Spool
     """A new spool in which the last tenth of each file (one tenth a split) is held out; documents are cut for it."""
     order: list[Split] = ["train", *reversed(wanted)]
     rows = spool.rows()
-    totals: dict[int, int] = {}
-    for row in rows:
-        totals[int(row["file"])] = totals.get(int(row["file"]), 0) + int(row["characters"])
-    passed = dict.fromkeys(totals, 0)
+    totals = np.bincount(rows["file"], weights=rows["characters"]).astype(np.int64).tolist()  # of each file
+    passed = [0] * len(totals)
     with Spool(directory) as made:
         for row, text in zip(rows, spool.texts(), strict=True):
             file = int(row["file"])
             language = spool.language_names[int(row["language"])]
-            if file == 0:
-                pieces: list[tuple[Split, str]] = [(SPLITS[int(row["split"])], text)]
-            else:
-                pieces = _divide(text, order, start=passed[file], total=totals[file])
+            given = [(SPLITS[int(row["split"])], text)]
+            pieces = _divide(text, order, start=passed[file], total=totals[file]) if file else given
             passed[file] += len(text)
             left = int(row["original_bytes"])
             for number, (split, piece) in reversed(list(enumerate(pieces))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _ROW = np.dtype(
         ("split", "<u2"),
     ]
 )
-_ROWS_HELD = 4096
+_PACKED = struct.Struct("<qqqQIHH")  # a row on disk
 
 
 class Spool:
@@ -32,7 +33,6 @@ class Spool:
         self._texts_path, self._rows_path = directory / "texts.utf8", directory / "rows.bin"
         self._texts = self._texts_path.open("wb")
         self._rows = self._rows_path.open("wb")
-        self._held: list[tuple[int, ...]] = []
         self.language_names: list[str] = []
         self.num_documents = 0
 
@@ -40,7 +40,6 @@ class Spool:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._write_rows()
         self._texts.close()
         self._rows.close()
 
@@ -51,10 +50,9 @@ class Spool:
         encoded = text.encode()
         self._texts.write(encoded)
         code = self.language_names.index(language)
-        self._held.append((len(encoded), original_bytes, len(text), hash, file, code, SPLITS.index(split)))
+        row = (len(encoded), original_bytes, len(text), hash, file, code, SPLITS.index(split))
+        self._rows.write(_PACKED.pack(*row))
         self.num_documents += 1
-        if len(self._held) >= _ROWS_HELD:
-            self._write_rows()
 
     def rows(self) -> npt.NDArray[np.void]:
         """The rows of all documents, mapped from disk: fields bytes, original_bytes, characters, hash, file ..."""
@@ -91,19 +89,11 @@ class Spool:
         sizes = self.rows()["bytes"].astype(np.int64)
         starts = np.cumsum(sizes) - sizes
         with self._texts_path.open("rb") as file:
-            for first in range(0, len(numbers), _ROWS_HELD):
-                held = numbers[first : first + _ROWS_HELD]
-                for start, size in zip(starts[held].tolist(), sizes[held].tolist(), strict=True):
-                    file.seek(start)
-                    yield file.read(size)
-
-    def _write_rows(self) -> None:
-        if self._held:
-            self._rows.write(np.array(self._held, dtype=_ROW).tobytes())
-            self._held.clear()
+            for start, size in zip(starts[numbers].tolist(), sizes[numbers].tolist(), strict=True):
+                file.seek(start)
+                yield file.read(size)
 
     def _flush(self) -> None:
         if not self._rows.closed:
-            self._write_rows()
             self._texts.flush()
             self._rows.flush()

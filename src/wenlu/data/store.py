@@ -23,14 +23,14 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from wenlu.core import runs
+from wenlu.core import publication
 from wenlu.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Int64Array = npt.NDArray[np.int64]
 TokenArray = npt.NDArray[np.unsignedinteger]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, repr=False, kw_only=True)
 class DocumentIndex:
     """What is known of each document of a split besides its tokens; arrays of one value a document."""
 
@@ -56,7 +56,7 @@ class DocumentIndex:
     files: npt.NDArray[np.uint32] | None = None  # number of the file it came from; None: packed before this was kept
 
 
-class TokenStore:
+class TokenStore(DocumentIndex):
     """The documents of one split as token ids, memory-mapped when they are on disk."""
 
     def __init__(
@@ -71,18 +71,10 @@ class TokenStore:
         fingerprint: str = "",
         path: Path | None = None,
     ) -> None:
-        self.tokens = tokens
-        self.bounds = index.bounds
-        self.original_bytes = index.original_bytes
-        self.characters = index.characters
-        self.languages = index.languages
-        self.lossless = index.lossless
-        self.files = index.files
+        super().__init__(**vars(index))
+        self.tokens, self.end_id, self.vocab_size, self.fingerprint = tokens, end_id, vocab_size, fingerprint
         self.language_names = tuple(language_names)
-        self.end_id = end_id
         self._context = context
-        self.vocab_size = vocab_size
-        self.fingerprint = fingerprint
         self._descriptor: int | None = None
         if path is not None and sys.platform != "win32":
             self._descriptor = os.open(path, os.O_RDONLY)
@@ -102,17 +94,16 @@ class TokenStore:
         without a ``context_id``. Bytes default to 3 a token.
         """
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
-        bounds = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        bounds = np.cumsum(np.append(0, lengths))
         tokens = np.array([token for document in documents for token in document], dtype=token_dtype(vocab_size))
-        count = len(documents)
         sizes = 3 * lengths if original_bytes is None else np.array(original_bytes, dtype=np.int64)
         index = DocumentIndex(
             bounds=bounds,
             original_bytes=sizes,
             characters=sizes.copy(),
-            languages=np.zeros(count, dtype=np.uint16),
-            lossless=np.ones(count, dtype=np.bool_),
-            files=np.zeros(count, dtype=np.uint32),
+            languages=np.zeros_like(lengths, dtype=np.uint16),
+            lossless=np.ones_like(lengths, dtype=np.bool_),
+            files=np.zeros_like(lengths, dtype=np.uint32),
         )
         digest = hashlib.sha256(tokens.tobytes() + bounds.tobytes()).hexdigest()
         context = None if context_id is None else lambda: context_id
@@ -188,7 +179,7 @@ class Store:
         if not cls.is_store(path):
             raise DataError("data.not_a_store", path=path)
         if verify:
-            runs.verify(path)
+            publication.verify(path)
         try:
             description = (path / "store.json").read_bytes()
             header = json.loads(description)
@@ -220,29 +211,22 @@ def _tokenizer_of(path: Path) -> Callable[[], Tokenizer]:
     return load
 
 
-def _open_split(path: Path, name: Split, header: Mapping[str, object], context: Callable[[], int]) -> TokenStore:
-    token_file, index_file = path / f"{name}.bin", path / f"{name}.index.safetensors"
-    columns = load_file(index_file)
-    kept = [column.name for column in fields(DocumentIndex) if column.name != "files" or "files" in columns]
-    index = DocumentIndex(**{name: columns[name] for name in kept})
-    vocab_size, end_id, names = header["vocab_size"], header["end_id"], header["languages"]
-    if not (isinstance(vocab_size, int) and isinstance(end_id, int) and isinstance(names, list)):
-        raise ValueError("store.json: vocab_size, end_id or languages")
-    dtype = token_dtype(vocab_size)
-    num_tokens = int(index.bounds[-1])
+def _open_split(path: Path, name: Split, header: Mapping[str, Any], context: Callable[[], int]) -> TokenStore:
+    token_file, columns = path / f"{name}.bin", load_file(path / f"{name}.index.safetensors")
+    names = {column.name for column in fields(DocumentIndex)}
+    index = DocumentIndex(**{name: column for name, column in columns.items() if name in names})
+    vocab_size = int(header["vocab_size"])
+    dtype, num_tokens = token_dtype(vocab_size), int(index.bounds[-1])
     if token_file.stat().st_size != num_tokens * dtype.itemsize:
         raise ValueError(f"{token_file.name}: {token_file.stat().st_size} bytes, {num_tokens} tokens expected")
     tokens: TokenArray = np.memmap(token_file, dtype=dtype, mode="r") if num_tokens else np.empty(0, dtype=dtype)
-    digests = header["digests"]
-    if not isinstance(digests, Mapping):
-        raise ValueError("store.json: digests")
     return TokenStore(
         tokens,
         index,
-        end_id=end_id,
+        end_id=int(header["end_id"]),
         context=context,
         vocab_size=vocab_size,
-        language_names=names,
-        fingerprint=str(digests[name]),
+        language_names=header["languages"],
+        fingerprint=header["digests"][name],
         path=token_file,
     )

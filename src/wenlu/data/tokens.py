@@ -6,6 +6,7 @@ paths were given, nor on the number of workers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -21,11 +22,11 @@ from wenlu.core import machine, runs
 from wenlu.core.errors import CheckpointError, DataError, RunError, SettingsError
 from wenlu.core.locking import hold
 from wenlu.core.log import Notice, notice, warn
-from wenlu.core.publication import file_sha256, storage_errors, sweep
+from wenlu.core.publication import file_sha256, publish, storage_errors, sweep
 from wenlu.core.settings import refuse_changed, unused_setting
 from wenlu.data import splitting
 from wenlu.data.deduplication import DigestSet, text_digest
-from wenlu.data.documents import Document, read_documents
+from wenlu.data.documents import read_documents
 from wenlu.data.encoding import write_splits
 from wenlu.data.files import find_files
 from wenlu.data.report import EXAMPLES_KEPT, DropReason, Report
@@ -77,7 +78,9 @@ def build_store(
         SettingsError: a changed setting that nothing reads.
     """
     _check_settings(settings, tokenizer, tokenizer_settings)
-    _refuse_without_memory()
+    available = machine.memory().free
+    if available is not None and available < _LEAST_BYTES:  # the tokenizers' library would end the whole process
+        raise RunError("data.memory", needed=_LEAST_BYTES / 1e6, available=available / 1e6)
     report = Report()
     with _scratch(target, in_cache=in_cache) as scratch:
         if target.exists() and not replace:
@@ -95,22 +98,9 @@ def build_store(
         if tokenizer is None:
             notice("data.training_tokenizer")
             tokenizer = Tokenizer.train(spool.texts("train"), tokenizer_settings or TokenizerSettings())
-        chosen = tokenizer
-        runs.publish(
-            target, lambda directory: _write(directory, spool, chosen, settings, report, rule, workers), replace=replace
-        )
+        write = functools.partial(_write, spool, tokenizer, settings, report, rule, workers)
+        publish(target, write, replace=replace)
     return Store.open(target, verify=False)
-
-
-def _refuse_without_memory() -> None:
-    """Look before the work: the library of the tokenizers ends the whole process where it gets no memory.
-
-    Raises:
-        RunError: ``data.memory``.
-    """
-    available = machine.memory().free
-    if available is not None and available < _LEAST_BYTES:
-        raise RunError("data.memory", needed=_LEAST_BYTES / 1e6, available=available / 1e6)
 
 
 def prepared_store(
@@ -162,58 +152,39 @@ def _collect(settings: DataSettings, report: Report, directory: Path) -> Spool:
     """All kept documents; given held-out files first, so that train documents equal to theirs are dropped."""
     seen, held_out = DigestSet(), DigestSet()
     exact = settings.deduplicate == "exact"
+    given: dict[Split | None, tuple[str, ...]] = {"validation": settings.validation_paths, "test": settings.test_paths}
+    given = {split: paths for split, paths in given.items() if paths} | {None: settings.paths}
     with Spool(directory) as spool:
-        given: dict[Split, tuple[str, ...]] = {"validation": settings.validation_paths, "test": settings.test_paths}
         for split, paths in given.items():
-            for document, digest in _digested(read_documents(settings, report, paths=paths)) if paths else ():
-                if exact and not held_out.add(digest):
-                    _drop(document, "duplicate", report)
-                else:
-                    _add(spool, document, _hash(digest), 0, split)
-        before = len(report.files)
-        for document, digest in _digested(read_documents(settings, report)):
-            if exact and digest in held_out:
-                _drop(document, "held_out_elsewhere", report)
-            elif exact and not seen.add(digest):
-                _drop(document, "duplicate", report)
-            else:
-                hash = _hash(digest)
-                _add(spool, document, hash, len(report.files) - before, splitting.split_of(hash, settings))
+            before = len(report.files)
+            for document in read_documents(settings, report, paths=paths):
+                digest = text_digest(document.text)
+                again: DropReason | None = None
+                if exact and split is None and digest in held_out:
+                    again = "held_out_elsewhere"
+                elif exact and not (held_out if split else seen).add(digest):
+                    again = "duplicate"
+                if again is not None:  # reading had counted it as kept
+                    report.dropped[again].add(len(document.text))
+                    report.kept.add(-len(document.text), documents=-1)
+                    continue
+                hash = int.from_bytes(digest[16:24], "little")  # other bits than the sets of digests keep
+                spool.add(
+                    document.text,
+                    original_bytes=document.original_bytes,
+                    hash=hash,
+                    file=0 if split else len(report.files) - before,
+                    language=document.language,
+                    split=split or splitting.split_of(hash, settings),
+                )
     return spool
-
-
-def _digested(documents: Iterator[Document]) -> Iterator[tuple[Document, bytes]]:
-    for document in documents:
-        yield document, text_digest(document.text)
-
-
-def _hash(digest: bytes) -> int:
-    """The 64 bits of a digest that decide the split; other bits than the set of digests keeps."""
-    return int.from_bytes(digest[16:24], "little")
-
-
-def _drop(document: Document, reason: DropReason, report: Report) -> None:
-    """Count a document as dropped that reading had counted as kept."""
-    report.drop(reason, len(document.text))
-    report.kept.remove(len(document.text))
-
-
-def _add(spool: Spool, document: Document, hash: int, file: int, split: Split) -> None:
-    spool.add(
-        document.text,
-        original_bytes=document.original_bytes,
-        hash=hash,
-        file=file,
-        language=document.language,
-        split=split,
-    )
 
 
 # ---- writing ----
 
 
 def _write(
-    directory: Path, spool: Spool, tokenizer: Tokenizer, settings: DataSettings, report: Report, rule: str, workers: int
+    spool: Spool, tokenizer: Tokenizer, settings: DataSettings, report: Report, rule: str, workers: int, directory: Path
 ) -> None:
     tokenizer.save(directory / "tokenizer")
     dtype = token_dtype(tokenizer.vocab_size)
@@ -250,8 +221,8 @@ def _check_settings(
     if tokenizer is not None and tokenizer_settings is not None:
         keys = [setting.name for setting in dataclasses.fields(tokenizer_settings)]
         refuse_changed(tokenizer_settings, "tokenizer", keys, because=Notice("data.because_tokenizer"))
-    for split in ("validation", "test"):
-        if getattr(settings, f"{split}_paths"):
+    for split, paths in (("validation", settings.validation_paths), ("test", settings.test_paths)):
+        if paths:
             because = Notice("data.because_paths", {"split": split})
             refuse_changed(settings, "data", [f"{split}_fraction"], because=because)
     sources = find_files(settings.paths, Report())

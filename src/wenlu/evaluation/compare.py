@@ -8,73 +8,36 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from wenlu.evaluation.corpus import Corpus
-from wenlu.evaluation.evaluator import Summary
-from wenlu.metrics.significance import Difference, Interval, paired_difference
-
-
-class Scored(Protocol):
-    """An evaluation of any kind."""
-
-    @property
-    def definition(self) -> str:
-        """What the numbers mean."""
-
-    @property
-    def measures(self) -> Mapping[str, tuple[float, Interval | None]]:
-        """Values and their intervals by name, first the one that models are ranked by."""
-
-    @property
-    def by_language(self) -> Mapping[str, Summary]:
-        """The same by language, where the parts have one."""
-
-    def costs(self, language: str | None = None) -> tuple[Sequence[float], Sequence[float]]:
-        """Cost and size of each document (bits and bytes) or row (nats and targets), whose ratio is the measure."""
-
-    def as_record(self) -> dict[str, object]:
-        """The scores for JSON."""
-
-    def documents_record(self) -> Mapping[str, Sequence[object]]:
-        """One column a field of the documents or rows."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The difference of two models over the same documents or rows: positive means ``second`` is better."""
-
-    first: str
-    second: str
-    difference: Difference
-
-    def as_record(self) -> dict[str, object]:
-        """For JSON, the interval as a pair."""
-        interval = self.difference.interval
-        return {
-            "first": self.first,
-            "second": self.second,
-            "difference": self.difference.value,
-            "interval": [interval.low, interval.high] if interval else None,
-            "p_value": self.difference.p_value,
-        }
+from wenlu.evaluation.documents import Corpus
+from wenlu.evaluation.evaluator import Scored
+from wenlu.metrics.significance import Difference, paired_difference
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models from the best to the worst, and every pair of them."""
+    """Models from the best to the worst, and the difference of every pair of them over the same documents or rows.
+
+    Positive means the second of the pair is better.
+    """
 
     ranking: tuple[str, ...]
-    pairs: tuple[Pair, ...]
+    pairs: Mapping[tuple[str, str], Difference]
 
     def between(self, first: str, second: str) -> Difference:
         """The measure of ``first`` minus that of ``second``."""
-        for pair in self.pairs:
-            if (pair.first, pair.second) == (first, second):
-                return pair.difference
-        raise KeyError((first, second))
+        return self.pairs[first, second]
+
+    def pairs_record(self) -> list[dict[str, object]]:
+        """For JSON, the intervals as pairs."""
+        records: list[dict[str, object]] = []
+        for (first, second), found in self.pairs.items():
+            interval = [found.interval.low, found.interval.high] if found.interval else None
+            values = {"difference": found.value, "interval": interval, "p_value": found.p_value}
+            records.append({"first": first, "second": second, **values})
+        return records
 
 
 @dataclass(frozen=True)
@@ -103,8 +66,5 @@ def compare(evaluations: Mapping[str, Scored], *, language: str | None = None) -
     assert sizes, "no document in this language"
     costs = {name: costs for name, (costs, _) in found.items()}
     ranking = tuple(sorted(costs, key=lambda name: math.fsum(costs[name])))
-    pairs = tuple(
-        Pair(first, second, paired_difference(costs[first], costs[second], sizes))
-        for first, second in itertools.permutations(ranking, 2)
-    )
-    return Comparison(ranking, pairs)
+    pairs = itertools.permutations(ranking, 2)
+    return Comparison(ranking, {(one, two): paired_difference(costs[one], costs[two], sizes) for one, two in pairs})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from wenlu.bundle import Bundle, load_bundle
 from wenlu.core.errors import RequestError
@@ -19,7 +18,10 @@ from wenlu.training.run import read_settings
 
 @dataclass(frozen=True)
 class Contestant:
-    """A loaded model. ``run`` is None for a directory outside any run; costs are None where nobody wrote them down."""
+    """A loaded model. ``run``, the one that the model is the final one or a checkpoint of, is None outside any run.
+
+    Costs are None where nobody wrote them down.
+    """
 
     name: str
     bundle: Bundle
@@ -27,8 +29,8 @@ class Contestant:
     context: int
     stride: int
     parameters: int
-    seconds: float | None
-    trained_tokens: int | None
+    seconds: float | None = None
+    trained_tokens: int | None = None
 
     @property
     def model(self) -> LanguageModel:
@@ -74,39 +76,20 @@ def open_contestant(where: str | None, *, device: DeviceName = "cpu") -> Contest
     """
     bundle = load_bundle(where, device=device)
     model = bundle.measured
-    run = run_of(bundle.path)
+    run = next((Run(parent) for parent in bundle.path.resolve().parents[:2] if is_run(parent)), None)
     context = stride = 0
     if run is not None and run.has_settings():
         settings = read_settings(run).value
         context = settings.evaluate.context or settings.train.sequence_length
         stride = settings.evaluate.stride
     context = min(context or DEFAULT_CONTEXT, model.max_positions or context or DEFAULT_CONTEXT)
-    seconds = run.status().get("seconds") if run is not None else None
-    return Contestant(
-        name=(run.path if run is not None else bundle.path).resolve().name,
-        bundle=bundle,
-        run=run,
-        context=context,
-        stride=min(stride or max(1, context // 2), context),
-        parameters=model.statistics(sequence_length=context).parameters,
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
-        trained_tokens=(int(logged_sum(run.read_log(), "tokens")) or None) if run is not None else None,
-    )
-
-
-def run_of(model_path: Path) -> Run | None:
-    """The run that a model directory lies in: as its final model, or as one of its checkpoints."""
-    resolved = model_path.resolve()
-    for parent in (resolved.parent, resolved.parent.parent):
-        if is_run(parent):
-            return Run(parent)
-    return None
-
-
-def store_of(run: Run) -> str | None:
-    """The token store that a run was trained on, as its ``data.json`` says."""
-    store = run.data().get("store")
-    return store if isinstance(store, str) else None
+    stride = min(stride or max(1, context // 2), context)
+    parameters = model.statistics(sequence_length=context).parameters
+    if run is None:
+        return Contestant(bundle.path.resolve().name, bundle, None, context, stride, parameters)
+    given, tokens = run.status().get("seconds"), int(logged_sum(run.read_log(), "tokens"))
+    seconds = float(given) if isinstance(given, int | float) else None
+    return Contestant(run.path.resolve().name, bundle, run, context, stride, parameters, seconds, tokens or None)
 
 
 def logged_sum(log: Iterable[Mapping[str, object]], name: str) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -18,9 +19,9 @@ from wenlu.core.version import __version__
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.documents import TokenizedDocument, sample_documents, store_documents
 from wenlu.evaluation.scoring import DocumentScore, Windows, score_documents
-from wenlu.metrics import significance
 from wenlu.metrics.language_model import bits_per_byte, bits_per_character, perplexity
-from wenlu.metrics.significance import Interval, finite, ratio_interval
+from wenlu.metrics.score import Score
+from wenlu.metrics.significance import Interval, finite, ratio_interval, signature
 from wenlu.models.config import LanguageModel
 from wenlu.models.roles import causal_model
 from wenlu.training.settings import EvaluateSettings
@@ -51,13 +52,8 @@ class Summary:
 
     def as_record(self) -> dict[str, object]:
         """For JSON: intervals as pairs, infinity as null."""
-        record: dict[str, object] = {}
-        for name, value in asdict(self).items():
-            if name.endswith("_interval"):
-                record[name] = None if value is None else [value["low"], value["high"]]
-            else:
-                record[name] = finite(value) if isinstance(value, float) else value
-        return record
+        values = {name: finite(value) if isinstance(value, float) else value for name, value in vars(self).items()}
+        return {name: [one.low, one.high] if isinstance(one, Interval) else one for name, one in values.items()}
 
 
 @dataclass(frozen=True)
@@ -81,16 +77,46 @@ class Evaluation:
 
     def as_record(self) -> dict[str, object]:
         """The summaries for JSON."""
-        return {
-            "definition": self.definition,
-            **self.total.as_record(),
-            "by_language": {language: summary.as_record() for language, summary in self.by_language.items()},
-        }
+        by_language = {language: summary.as_record() for language, summary in self.by_language.items()}
+        return {"definition": self.definition, **self.total.as_record(), "by_language": by_language}
 
-    def documents_record(self) -> dict[str, list[object]]:
+    @property
+    def rows(self) -> Mapping[str, Sequence[Any]]:
         """One column a field of the documents' scores, for the report file."""
-        names = ("nats", "tokens", "num_bytes", "num_characters", "language", "lossless", "cut")
-        return {name: [getattr(score, name) for score in self.scores] for name in names}
+        return {field.name: [getattr(score, field.name) for score in self.scores] for field in fields(DocumentScore)}
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """How well a model does another task: scores with their intervals, and a column for what is known of each row."""
+
+    scores: Mapping[str, Score]
+    rows: Mapping[str, Sequence[Any]]
+    definition: str
+
+    by_language: ClassVar[Mapping[str, Summary]] = {}
+    """Rows hold documents of all languages."""
+
+    @property
+    def measures(self) -> dict[str, tuple[float, Interval | None]]:
+        """What models of one objective are compared by; accuracy is shown beside it."""
+        return {name: (one.value, one.interval) for name, one in self.scores.items() if name in ("loss", "accuracy")}
+
+    def costs(self, language: str | None = None) -> tuple[Sequence[float], Sequence[float]]:
+        """Nats and targets of each row of an objective."""
+        assert language is None, "rows hold documents of all languages"
+        return self.rows["nats"], self.rows["targets"]
+
+    def as_record(self) -> dict[str, object]:
+        """For JSON: each score as an object, its interval as a pair."""
+        return {"definition": self.definition, **{name: score.as_record() for name, score in self.scores.items()}}
+
+
+Scored = Evaluation | TaskEvaluation
+"""An evaluation of any kind, as a report tells of it.
+
+Where models are compared, ``measures`` has first what they are ranked by: the ratio of the two ``costs``.
+"""
 
 
 def definition(windows: Windows, *, choice: str = "all", start_token: bool = False) -> str:
@@ -98,28 +124,25 @@ def definition(windows: Windows, *, choice: str = "all", start_token: bool = Fal
 
     A document is read after the tokenizer's ``start_token``, or else after its end token (``Tokenizer.context_id``).
     """
-    parts = (
-        "bits-per-byte",
-        f"context:{windows.context}",
-        f"stride:{windows.stride}",
-        f"start:{'start' if start_token else 'end'}-token",
-        "end-token:scored",
-        "bytes:original-utf8",
-        "lossy:8-bits-a-byte",
-        f"documents:{choice}",
-        significance.signature(),
-        f"wenlu:{__version__}",
+    start = "start" if start_token else "end"
+    return (
+        f"bits-per-byte|context:{windows.context}|stride:{windows.stride}|start:{start}-token|end-token:scored"
+        f"|bytes:original-utf8|lossy:8-bits-a-byte|documents:{choice}|{signature()}|wenlu:{__version__}"
     )
-    return "|".join(parts)
 
 
-def summarize(scores: Sequence[DocumentScore]) -> Summary:
-    """Add up the documents."""
-    nats, charged = math.fsum(score.nats for score in scores), [score.charged for score in scores]
-    tokens = sum(score.tokens for score in scores)
-    sizes, characters = [score.num_bytes for score in scores], [score.num_characters for score in scores]
-    to_bits = 1 / math.log(2)
+def summarize(scores: Sequence[DocumentScore], *, intervals: bool = True) -> Summary:
+    """Add up the documents; intervals take a while.
+
+    Raises:
+        DataError: ``evaluation.no_documents``.
+    """
+    if not scores:
+        raise DataError("evaluation.no_documents")
+    nats, tokens = math.fsum(score.nats for score in scores), sum(score.tokens for score in scores)
+    charged, to_bits = [score.charged for score in scores], 1 / math.log(2)
     bits = [to_bits * value for value in charged]
+    sizes, characters = [score.num_bytes for score in scores], [score.num_characters for score in scores]
     return Summary(
         documents=len(scores),
         tokens=tokens,
@@ -128,9 +151,9 @@ def summarize(scores: Sequence[DocumentScore]) -> Summary:
         loss=nats / tokens,
         perplexity=perplexity(nats, tokens),
         bits_per_byte=bits_per_byte(math.fsum(charged), math.fsum(sizes)),
-        bits_per_byte_interval=ratio_interval(bits, sizes),
+        bits_per_byte_interval=ratio_interval(bits, sizes) if intervals else None,
         bits_per_character=bits_per_character(math.fsum(charged), math.fsum(characters)),
-        bits_per_character_interval=ratio_interval(bits, characters),
+        bits_per_character_interval=ratio_interval(bits, characters) if intervals else None,
         charged_documents=sum(not score.lossless for score in scores),
         cut_documents=sum(score.cut for score in scores),
     )
@@ -159,21 +182,18 @@ def evaluate_documents(
         max_tokens = 0
     if max_tokens:
         documents = sample_documents(documents, max_tokens)
-        total_tokens = sum(len(document.ids) for document in documents)
+        total_tokens = sum(document.size for document in documents)
     scores: list[DocumentScore] = []
     with progress("evaluation.scoring", total=total_tokens, unit="tokens") as bar:
         for score in score_documents(model, documents, context_id=context_id, windows=windows):
             scores.append(score)
             bar.advance(score.tokens)
-    if not scores:
-        raise DataError("evaluation.no_documents")
-    by_language = {
-        language: summarize([score for score in scores if score.language == language])
-        for language in sorted({score.language for score in scores})
-    }
+    total = summarize(scores)
+    languages = sorted({score.language for score in scores})
+    by_language = {name: summarize([score for score in scores if score.language == name]) for name in languages}
     choice = f"sample-of-{max_tokens}-tokens" if max_tokens else choice
     meaning = definition(windows, choice=choice, start_token=context_id != end_id)
-    return Evaluation(tuple(scores), summarize(scores), by_language, meaning)
+    return Evaluation(tuple(scores), total, by_language, meaning)
 
 
 def evaluate_split(
@@ -185,14 +205,9 @@ def evaluate_split(
     documents: Iterable[TokenizedDocument] = store_documents(store)
     if max_tokens and max_tokens < store.num_tokens:
         documents = sample_documents(documents, max_tokens)
-    scores = list(score_documents(language_model, documents, context_id=store.context_id, windows=windows))
-    if not scores:
-        raise DataError("evaluation.no_documents")
-    nats, charged = math.fsum(score.nats for score in scores), math.fsum(score.charged for score in scores)
-    return {
-        "loss": nats / sum(score.tokens for score in scores),
-        "bits_per_byte": bits_per_byte(charged, math.fsum(score.num_bytes for score in scores)),
-    }
+    scores = score_documents(language_model, documents, context_id=store.context_id, windows=windows)
+    found = summarize(list(scores), intervals=False)
+    return {"loss": found.loss, "bits_per_byte": found.bits_per_byte}
 
 
 def default_windows(model: LanguageModel, *, context: int = 0, stride: int = 0) -> Windows:

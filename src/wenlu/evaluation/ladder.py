@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from wenlu.core.settings import load
 from wenlu.data.store import Store
 from wenlu.evaluation.compare import Comparison, compare
 from wenlu.evaluation.contestants import logged_sum
-from wenlu.evaluation.documents import TokenizedDocument, sample_documents, store_documents
+from wenlu.evaluation.documents import sample_documents, store_documents
 from wenlu.evaluation.evaluator import Evaluation, evaluate_documents, evaluate_split
 from wenlu.evaluation.mixing import fit_mixture
 from wenlu.evaluation.scoring import Windows
@@ -41,12 +42,12 @@ _CURVE_TOKENS = 8_192  # of validation text, at each point of a curve
 _LEAST_TREND_POINTS = 3
 _LEAST_LANGUAGE_DOCUMENTS = 10  # a language with fewer gets no column of its own
 _PROMPT_DOCUMENT_TOKENS = 16
+_PROMPT_LANGUAGES = ("zh", "en")
 _PROMPT_CHARACTERS = {"zh": 12}
 _PROMPT_WORDS = 8
 
 
-@dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(NamedTuple):
     """Bits per byte of (a sample of) the validation text after ``seconds`` of training."""
 
     seconds: float
@@ -63,7 +64,12 @@ class Rung:
     tokens: int
     parameters: int
     evaluation: Evaluation
-    curve: tuple[CurvePoint, ...] = ()
+    curve: Sequence[CurvePoint] = ()
+
+    def as_record(self) -> dict[str, object]:
+        """For JSON."""
+        costs = {"seconds": self.seconds, "tokens": self.tokens, "parameters": self.parameters}
+        return {"name": self.name, "path": str(self.path), **costs, **self.evaluation.as_record(), "curve": self.curve}
 
 
 @dataclass(frozen=True)
@@ -94,26 +100,10 @@ class Ladder:
 
     def as_record(self) -> dict[str, object]:
         """For JSON."""
-        return {
-            "rungs": [
-                {
-                    "name": rung.name,
-                    "path": str(rung.path),
-                    "seconds": rung.seconds,
-                    "tokens": rung.tokens,
-                    "parameters": rung.parameters,
-                    **rung.evaluation.as_record(),
-                    "curve": [[point.seconds, point.bits_per_byte] for point in rung.curve],
-                }
-                for rung in self.rungs
-            ],
-            "differences": {
-                language: [pair.as_record() for pair in comparison.pairs]
-                for language, comparison in self.comparisons.items()
-            },
-            "mixture_weights": dict(self.weights),
-            "forecast": asdict(self.forecast),
-        }
+        differences = {language: comparison.pairs_record() for language, comparison in self.comparisons.items()}
+        rungs = [rung.as_record() for rung in self.rungs]
+        record = {"rungs": rungs, "differences": differences, "mixture_weights": dict(self.weights)}
+        return {**record, "forecast": asdict(self.forecast)}
 
 
 def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> Ladder | RunResult:
@@ -134,28 +124,23 @@ def climb(store: Store, directory: Path, *, seconds: float, seed: int = 1) -> La
         if result.state == "stopped":
             return result
         bundles[name] = load_bundle(directory / name)
-    windows = Windows(CONTEXT, STRIDE)
-    weights = fit_mixture(
-        [bundles[name].language_model for name in MIXED],
-        sample_documents(store_documents(store.validation), _WEIGHT_TOKENS),
-        names=MIXED,
-        context_id=store.validation.context_id,
-        windows=windows,
-    ).fitted.weights
-    bundles[MIXTURE] = _mix(directory / MIXTURE, [bundles[name] for name in MIXED], weights)
+    windows, text = Windows(CONTEXT, STRIDE), store.validation
+    models = [bundles[name].language_model for name in MIXED]
+    sample = sample_documents(store_documents(text), _WEIGHT_TOKENS)
+    weights = fit_mixture(models, sample, names=MIXED, context_id=text.context_id, windows=windows).weights
+    mixture, tokenizer = Mixture([bundles[name].model for name in MIXED], weights), bundles[TRANSFORMER].tokenizer
+    publish(directory / MIXTURE, partial(save_bundle, model=mixture, tokenizer=tokenizer), replace=True)
+    bundles[MIXTURE] = load_bundle(directory / MIXTURE)
     rungs = tuple(_rung(name, bundle, store, directory, windows) for name, bundle in bundles.items())
     evaluations = {rung.name: rung.evaluation for rung in rungs}
     by_language = rungs[0].evaluation.by_language
-    languages = [name for name, summary in by_language.items() if summary.documents >= _LEAST_LANGUAGE_DOCUMENTS]
-    comparisons = {"all": compare(evaluations)} | {
-        language: compare(evaluations, language=language) for language in languages if len(by_language) > 1
-    }
-    return Ladder(
-        rungs=rungs,
-        comparisons=comparisons,
-        weights=dict(zip(MIXED, weights, strict=True)),
-        forecast=_forecast(rungs, store, bundles[NGRAM]),
-    )
+    large = [name for name, summary in by_language.items() if summary.documents >= _LEAST_LANGUAGE_DOCUMENTS]
+    languages = large if len(by_language) > 1 else []
+    comparisons = {"all": compare(evaluations), **{name: compare(evaluations, language=name) for name in languages}}
+    settings, ngram = EvaluateSettings(), bundles[NGRAM].model
+    target = evaluate_split(ngram, text, settings, context=CONTEXT, max_tokens=_CURVE_TOKENS)["bits_per_byte"]
+    curves = {rung.name: rung.curve for rung in rungs}
+    return Ladder(rungs, comparisons, dict(zip(MIXED, weights, strict=True)), crossing(curves[TRANSFORMER], target))
 
 
 def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
@@ -165,19 +150,16 @@ def crossing(curve: Sequence[CurvePoint], target: float) -> Forecast:
     language models", 2020). The power is fitted where the rate is constant, beyond the first steep fall; the level is
     that of the run's end, because a longer run anneals at its end too. An estimate: it leaves out that text runs short.
     """
-    end = curve[-1] if curve else None
-    if end is None:
+    if not curve:
         return Forecast(target, None, None)
+    end, power = curve[-1], 0.0
     trend = [point for point in curve if end.seconds * 0.3 <= point.seconds <= end.seconds * 0.55]
-    power = 0.0
     if len(trend) >= _LEAST_TREND_POINTS:
-        logs = np.log([[point.seconds, point.bits_per_byte] for point in trend])
+        logs = np.log(trend)
         power = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
     gain = 1 - 2**power if power < 0 else None
-    if end.bits_per_byte <= target:
-        return Forecast(target, 0.0, gain)
-    if gain is None:
-        return Forecast(target, None, None)
+    if gain is None or end.bits_per_byte <= target:
+        return Forecast(target, 0.0 if end.bits_per_byte <= target else None, gain)
     return Forecast(target, end.seconds * (target / end.bits_per_byte) ** (1 / power), gain)
 
 
@@ -186,51 +168,33 @@ def _train(name: str, store: Store, path: Path, *, seconds: float, seed: int) ->
     if is_run(path):
         return resume_run(path, evaluate=evaluate_split, store=store)
     notice("ladder.rung", name=name, preset=PRESETS[name])
-    values: dict[str, object] = {
-        "data.paths": [str(store.path)],
-        "train.seed": seed,
-        "evaluate.max_tokens": _CURVE_TOKENS,
-        "evaluate.final_max_tokens": _CURVE_TOKENS,
-    }
+    values: dict[str, object] = {"data.paths": [str(store.path)], "train.seed": seed}
+    values |= {"evaluate.max_tokens": _CURVE_TOKENS, "evaluate.final_max_tokens": _CURVE_TOKENS}
     if name != NGRAM:
         values |= {"train.budget": f"{seconds:g}s", "evaluate.every": "5%"}
     resolved = load(RunSettings, preset=PRESETS[name], values=values)
     return train_run(resolved, path, evaluate=evaluate_split, store=store)
 
 
-def _mix(path: Path, bundles: Sequence[Bundle], weights: Sequence[float]) -> Bundle:
-    """Publish the mixture as a model directory."""
-    mixture = Mixture([bundle.model for bundle in bundles], weights)
-    tokenizer = bundles[0].tokenizer
-    publish(path, lambda folder: save_bundle(folder, model=mixture, tokenizer=tokenizer), replace=True)
-    return load_bundle(path)
-
-
 def _rung(name: str, bundle: Bundle, store: Store, directory: Path, windows: Windows) -> Rung:
-    model, documents = bundle.language_model, store_documents(store.test)
-    notice("ladder.scoring", name=name, documents=store.test.num_documents)
+    model, text = bundle.language_model, store.test
+    notice("ladder.scoring", name=name, documents=text.num_documents)
     evaluation = evaluate_documents(
         model,
-        documents,
-        context_id=store.test.context_id,
-        end_id=store.test.end_id,
+        store_documents(text),
+        context_id=text.context_id,
+        end_id=text.end_id,
         windows=windows,
-        total_tokens=store.test.num_tokens,
+        total_tokens=text.num_tokens,
     )
-    parts = MIXED if name == MIXTURE else (name,)
-    logs = [Run.open(directory / part).read_log() for part in parts]
-    return Rung(
-        name=name,
-        path=directory / name,
-        seconds=math.fsum(logged_sum(log, "seconds") for log in logs),
-        tokens=int(sum(logged_sum(log, "tokens") for log in logs)),
-        parameters=model.statistics(sequence_length=CONTEXT).parameters,
-        evaluation=evaluation,
-        curve=_curve(logs[0]) if len(logs) == 1 else (),
-    )
+    logs = [Run.open(directory / part).read_log() for part in (MIXED if name == MIXTURE else (name,))]
+    seconds, tokens = (math.fsum(logged_sum(log, name) for log in logs) for name in ("seconds", "tokens"))
+    parameters = model.statistics(sequence_length=CONTEXT).parameters
+    curve = _curve(logs[0]) if len(logs) == 1 else ()
+    return Rung(name, directory / name, seconds, int(tokens), parameters, evaluation, curve)
 
 
-def _curve(log: Sequence[Mapping[str, object]]) -> tuple[CurvePoint, ...]:
+def _curve(log: Sequence[Mapping[str, object]]) -> list[CurvePoint]:
     """The evaluations during a run against the seconds of its steps."""
     seconds, points = 0.0, []
     for record in log:
@@ -238,31 +202,18 @@ def _curve(log: Sequence[Mapping[str, object]]) -> tuple[CurvePoint, ...]:
             seconds += cast(float, record["seconds"])
         elif record["event"] == "evaluation":
             points.append(CurvePoint(seconds, cast(float, record["bits_per_byte"])))
-    return tuple(points)
+    return points
 
 
-def _forecast(rungs: Sequence[Rung], store: Store, ngram: Bundle) -> Forecast:
-    """The Transformer's curve against the n-gram's score of the same sample of the validation text."""
-    transformer = next(rung for rung in rungs if rung.name == TRANSFORMER)
-    settings = EvaluateSettings()
-    target = evaluate_split(ngram.model, store.validation, settings, context=CONTEXT, max_tokens=_CURVE_TOKENS)
-    return crossing(transformer.curve, target["bits_per_byte"])
-
-
-def prompts(store: Store, *, languages: Sequence[str] = ("zh", "en")) -> dict[str, str]:
+def prompts(store: Store) -> dict[str, str]:
     """How a held-out document of each language begins: its first words, to be continued."""
     found: dict[str, str] = {}
     for document in store_documents(store.test):
         language = document.language
-        if language in languages and language not in found and len(document.ids) >= _PROMPT_DOCUMENT_TOKENS:
-            beginning = _beginning(store, document)
-            if "\n" not in beginning:
-                found[language] = beginning
-    return {language: found[language] for language in languages if language in found}
-
-
-def _beginning(store: Store, document: TokenizedDocument) -> str:
-    text = store.tokenizer.decode([int(token) for token in document.ids[:_PROMPT_DOCUMENT_TOKENS]])
-    if document.language in _PROMPT_CHARACTERS:
-        return text[: _PROMPT_CHARACTERS[document.language]]
-    return " ".join(text.split(" ")[:_PROMPT_WORDS])
+        if language in _PROMPT_LANGUAGES and language not in found and document.size >= _PROMPT_DOCUMENT_TOKENS:
+            text = store.tokenizer.decode(document.ids[:_PROMPT_DOCUMENT_TOKENS].tolist())
+            characters = _PROMPT_CHARACTERS.get(language)
+            text = text[:characters] if characters else " ".join(text.split(" ")[:_PROMPT_WORDS])
+            if "\n" not in text:
+                found[language] = text
+    return {language: found[language] for language in _PROMPT_LANGUAGES if language in found}

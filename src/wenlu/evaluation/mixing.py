@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from wenlu.core.log import progress
 from wenlu.evaluation.documents import TokenizedDocument
 from wenlu.evaluation.scoring import Windows, token_log_probs
-from wenlu.metrics.language_model import bits_per_byte
 from wenlu.models.config import LanguageModel
 
 MAX_ROUNDS = 1000
@@ -32,19 +31,6 @@ class FittedWeights:
     tokens: int
 
 
-@dataclass(frozen=True)
-class MixedText:
-    """What the weights were fitted on."""
-
-    fitted: FittedWeights
-    documents: int
-    num_bytes: float
-
-    def bits_per_byte(self, loss: float) -> float:
-        """Bits per byte of a model with this mean loss on the same tokens."""
-        return bits_per_byte(loss * self.fitted.tokens, self.num_bytes)
-
-
 def fit_mixture(
     models: Sequence[LanguageModel],
     documents: Sequence[TokenizedDocument],
@@ -52,7 +38,7 @@ def fit_mixture(
     names: Sequence[str],
     context_id: int,
     windows: Windows,
-) -> MixedText:
+) -> FittedWeights:
     """Score the documents under each model, by the window rule of evaluations; fit the weights on all their tokens."""
     log_probs = []
     for model, name in zip(models, names, strict=True):
@@ -62,26 +48,22 @@ def fit_mixture(
                 scored.append(values.astype(np.float32))
                 bar.advance()
         log_probs.append(np.concatenate(scored))
-    num_bytes = sum(document.num_bytes for document in documents)
-    return MixedText(fit_weights(log_probs), len(documents), num_bytes)
+    return fit_weights(log_probs)
 
 
 def fit_weights(log_probs: Sequence[NDArray[np.float32]]) -> FittedWeights:
     """The best weights for components whose log-probabilities of the same tokens are given, one array each."""
-    logs_MN = np.stack([np.asarray(part, dtype=np.float64) for part in log_probs])
+    logs_MN = np.stack(log_probs).astype(np.float64)
     components, tokens = logs_MN.shape
     assert tokens, "weights are fitted on at least one token"
     highest_N = logs_MN.max(axis=0)
     scaled_MN = np.exp(logs_MN - highest_N)
     weights_M = np.full(components, 1 / components)
     for _ in range(MAX_ROUNDS):
-        mixed_N = weights_M @ scaled_MN
-        updated_M = weights_M * (scaled_MN / mixed_N).mean(axis=1)
+        updated_M = weights_M * (scaled_MN / (weights_M @ scaled_MN)).mean(axis=1)
         updated_M /= updated_M.sum()
-        change = float(np.abs(updated_M - weights_M).max())
-        weights_M = updated_M
+        change, weights_M = float(np.abs(updated_M - weights_M).max()), updated_M
         if change < TOLERANCE:
             break
     loss = -float((np.log(weights_M @ scaled_MN) + highest_N).mean())
-    losses = tuple((-logs_MN.mean(axis=1)).tolist())
-    return FittedWeights(tuple(weights_M.tolist()), component_losses=losses, loss=loss, tokens=tokens)
+    return FittedWeights(tuple(weights_M.tolist()), tuple((-logs_MN.mean(axis=1)).tolist()), loss, tokens)

@@ -6,8 +6,8 @@ same questions. A run's own evaluations are made in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,56 +19,16 @@ from wenlu.core.settings import changed
 from wenlu.core.version import __version__
 from wenlu.data.store import TokenStore
 from wenlu.evaluation.contestants import Contestant
-from wenlu.evaluation.corpus import Corpus, StoreCorpus
-from wenlu.evaluation.documents import EvaluationText, encode_texts
-from wenlu.evaluation.evaluator import Summary
-from wenlu.metrics import significance
-from wenlu.metrics.significance import Interval, ratio_interval
+from wenlu.evaluation.documents import Corpus
+from wenlu.evaluation.evaluator import TaskEvaluation
+from wenlu.metrics.significance import ratio_interval, signature
 from wenlu.models.roles import causal_model, masked_model
-from wenlu.tasks._base import CorpusObjective, Score, TaskSettings
-from wenlu.tasks._held_out import HeldOut, held_out
+from wenlu.tasks._base import CorpusObjective, TaskSettings
+from wenlu.tasks._held_out import held_out
 from wenlu.tokenization.tokenizer import Tokenizer
 from wenlu.training.run import read_settings
 
 _ASIDE = ("name", "chunk_rows")  # settings that change no score
-
-
-@dataclass(frozen=True)
-class ObjectiveEvaluation:
-    """The scores with their definitions and counts; intervals are over rows."""
-
-    scores: Mapping[str, Score]
-    intervals: Mapping[str, Interval | None]
-    definition: str
-    rows: Mapping[str, list[float]]
-
-    @property
-    def measures(self) -> dict[str, tuple[float, Interval | None]]:
-        """What models are compared by; accuracy is shown beside it."""
-        return {name: (self.scores[name].value, interval) for name, interval in self.intervals.items()}
-
-    @property
-    def by_language(self) -> Mapping[str, Summary]:
-        """Rows hold documents of all languages."""
-        return {}
-
-    def costs(self, language: str | None = None) -> tuple[list[float], list[float]]:
-        """Nats and targets of each row."""
-        assert language is None, "rows hold documents of all languages"
-        return self.rows["nats"], self.rows["targets"]
-
-    def as_record(self) -> dict[str, object]:
-        """For JSON: each score as an object, its interval as a pair."""
-        record: dict[str, object] = {"definition": self.definition}
-        for name, score in self.scores.items():
-            interval = self.intervals.get(name)
-            pair = None if interval is None else [interval.low, interval.high]
-            record[name] = {**asdict(score), "interval": pair}
-        return record
-
-    def documents_record(self) -> dict[str, list[float]]:
-        """One column a sum of the rows, for the report file."""
-        return dict(self.rows)
 
 
 def objective_of(contestant: Contestant) -> CorpusObjective | None:
@@ -129,14 +89,13 @@ def evaluate_objective(
     objective: CorpusObjective,
     corpus: Corpus,
     *,
-    texts: Iterable[EvaluationText] | None = None,
     sequence_length: int,
     max_tokens: int = 0,
     choice: str = "all",
-) -> ObjectiveEvaluation:
+) -> TaskEvaluation:
     """Score a model on rows of ``sequence_length`` columns, all or (``max_tokens`` above 0) a fixed sample of them.
 
-    The rows are of the corpus, or of some ``texts`` of it; ``choice`` says in the definition which ones.
+    ``choice`` says in the definition which texts the corpus has; intervals are over rows.
 
     Raises:
         RequestError: ``models.not_masked``, ``models.no_vocabulary_head``.
@@ -144,30 +103,20 @@ def evaluate_objective(
     if objective.architecture == "encoder":
         masked_model(contestant.bundle.model)
     model, tokenizer = contestant.bundle.model, contestant.bundle.tokenizer
-    store = _tokens(corpus, tokenizer, texts)
+    store = _tokens(corpus, tokenizer)
     found = held_out(objective, model, store, tokenizer, sequence_length=sequence_length, max_tokens=max_tokens)
-    choice = f"sample-of-{max_tokens}-tokens" if max_tokens and max_tokens < store.num_tokens else choice
-    rows, intervals = _by_row(found)
-    definition = _definition(objective.settings, sequence_length, choice)
-    return ObjectiveEvaluation(found.scores, intervals, definition, rows)
-
-
-def _by_row(found: HeldOut) -> tuple[dict[str, list[float]], dict[str, Interval | None]]:
-    """The sums of each row, and the intervals of the ratios of these sums."""
     rows = {
         "targets": [float(len(part.labels)) for part in found.parts],
         "nats": [-float(part.log_probs.sum()) for part in found.parts],
         "counted": [float(part.is_text.sum()) for part in found.parts],
         "hits": [float(part.hits) for part in found.parts],
     }
-    loss, accuracy = (ratio_interval(rows[a], rows[b]) for a, b in (("nats", "targets"), ("hits", "counted")))
-    return rows, {"loss": loss, "accuracy": accuracy}
-
-
-def _definition(settings: TaskSettings, sequence_length: int, choice: str) -> str:
-    """What the numbers mean, in one line; numbers of one tokenizer are comparable where these lines are equal."""
-    parts = (_named(settings), f"columns:{sequence_length}", "draws:fixed", f"rows:{choice}")
-    return "|".join([*parts, significance.signature().replace("document", "row"), f"wenlu:{__version__}"])
+    ratios = {"loss": (rows["nats"], rows["targets"]), "accuracy": (rows["hits"], rows["counted"])}
+    intervals = {name: ratio_interval(*sums) for name, sums in ratios.items()}
+    scores = {name: replace(score, interval=intervals.get(name)) for name, score in found.scores.items()}
+    choice = f"sample-of-{max_tokens}-tokens" if max_tokens and max_tokens < store.num_tokens else choice
+    drawn = (f"columns:{sequence_length}", "draws:fixed", f"rows:{choice}", signature(unit="row"))
+    return TaskEvaluation(scores, rows, "|".join([_named(objective.settings), *drawn, f"wenlu:{__version__}"]))
 
 
 def _named(settings: TaskSettings) -> str:
@@ -176,16 +125,15 @@ def _named(settings: TaskSettings) -> str:
     return "|".join([settings.name, *(f"{key.removeprefix('task.')}:{value}" for key, value in given.items())])
 
 
-def _tokens(corpus: Corpus, tokenizer: Tokenizer, texts: Iterable[EvaluationText] | None) -> TokenStore:
-    """The corpus, or some texts of it, as one split of a store, where it is not one already."""
-    if texts is None and isinstance(corpus, StoreCorpus) and corpus.fits(tokenizer):
-        return corpus.tokens
-    documents = list(corpus.documents(tokenizer) if texts is None else encode_texts(texts, tokenizer))
+def _tokens(corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+    """The corpus as one split of a store, where it is not one already."""
+    if (tokens := corpus.tokens_of(tokenizer)) is not None:
+        return tokens
+    documents = list(corpus.documents(tokenizer))
     ids = [document.ids.tolist() for document in documents]
     store = TokenStore.from_documents(ids, end_id=tokenizer.end_id, vocab_size=tokenizer.vocab_size)
-    names = sorted({document.language for document in documents})
-    store.language_names = tuple(names)
-    store.languages = np.array([names.index(document.language) for document in documents], dtype=np.uint16)
+    names, languages = np.unique([document.language for document in documents], return_inverse=True)
+    store.language_names, store.languages = tuple(names.tolist()), languages.astype(np.uint16)
     files = [document.source for document in documents if document.source is not None]
     store.files = np.unique(files, return_inverse=True)[1].astype(np.uint32) if len(files) == len(documents) else None
     return store

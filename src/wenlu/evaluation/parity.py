@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,26 +53,13 @@ class PromptParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """Two models on all texts."""
+    """Two models on all texts; ``difference`` is relative to the greatest logit of the second model on that text."""
 
     first: str
     second: str
+    difference: float
+    absolute: float
     prompts: tuple[PromptParity, ...]
-
-    @property
-    def difference(self) -> float:
-        """The greatest difference, relative to the greatest logit of the second model on that text."""
-        return _greatest(prompt.difference for prompt in self.prompts)
-
-    def as_record(self) -> dict[str, object]:
-        """All figures for JSON."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "difference": self.difference,
-            "absolute": _greatest(prompt.absolute for prompt in self.prompts),
-            "prompts": [asdict(prompt) for prompt in self.prompts],
-        }
 
 
 def compare(first: str, second: str) -> Parity:
@@ -84,25 +71,25 @@ def compare(first: str, second: str) -> Parity:
             ``evaluation.parity_heads`` when they do not have the same heads.
     """
     bundles = load_bundle(first), load_bundle(second)
-    heads = [", ".join(sorted(_heads(bundle))) or "-" for bundle in bundles]
-    if heads[0] != heads[1]:
-        raise RequestError("evaluation.parity_heads", first=first, second=second, found=heads[0], other=heads[1])
+    models = [bundle.model for bundle in bundles]
+    found, other = (sorted(one.config.heads) if isinstance(one, Transformer) else [] for one in models)
+    if found != other:
+        heads = {"found": ", ".join(found) or "-", "other": ", ".join(other) or "-"}
+        raise RequestError("evaluation.parity_heads", first=first, second=second, **heads)
     prompts = tuple(_compare(*bundles, text) for text in PROMPTS)
-    return Parity(str(bundles[0].path), str(bundles[1].path), prompts)
+    relative, absolute = _greatest(one.difference for one in prompts), _greatest(one.absolute for one in prompts)
+    return Parity(str(bundles[0].path), str(bundles[1].path), relative, absolute, prompts)
 
 
 def _compare(first: Bundle, second: Bundle, text: str) -> PromptParity:
-    ids, others = (
-        bundle.tokenizer.with_special_tokens(bundle.tokenizer.encode(text)).ids for bundle in (first, second)
-    )
+    ids, others = (one.tokenizer.with_special_tokens(one.tokenizer.encode(text)).ids for one in (first, second))
     if ids != others:
         raise RequestError("evaluation.parity_tokens", first=first.path, second=second.path, text=text[:40])
-    limits = [_max_positions(bundle) for bundle in (first, second)]
+    limits = [bundle.measured.max_positions for bundle in (first, second)]
     ids = ids[: min(limit for limit in (*limits, len(ids)) if limit is not None)] or [first.tokenizer.context_id]
-    pairs = list(zip(_outputs(first, ids), _outputs(second, ids), strict=True))
-    parts = [_differences(one, other) for one, other in pairs]
-    absolute, relative = (_greatest(part[number] for part in parts) for number in (0, 1))
-    return PromptParity(text, len(ids), relative, absolute, min(part[2] for part in parts))
+    pairs = zip(_outputs(first, ids), _outputs(second, ids), strict=True)
+    absolute, relative, same = zip(*(_differences(*pair) for pair in pairs), strict=True)
+    return PromptParity(text, len(ids), _greatest(relative), _greatest(absolute), min(same))
 
 
 def _differences(one: Tensor, other: Tensor) -> tuple[float, float, float]:
@@ -117,10 +104,6 @@ def _differences(one: Tensor, other: Tensor) -> tuple[float, float, float]:
 def _greatest(differences: Iterable[float]) -> float:
     """The greatest; infinite when one is not a number, which ``max`` would pass over."""
     return max(difference if math.isfinite(difference) else math.inf for difference in differences)
-
-
-def _heads(bundle: Bundle) -> frozenset[str]:
-    return frozenset(bundle.model.config.heads) if isinstance(bundle.model, Transformer) else frozenset()
 
 
 @torch.inference_mode()
@@ -148,8 +131,3 @@ def _outputs(bundle: Bundle, ids: list[int]) -> list[Tensor]:
     if "pooler" in heads:
         outputs.append(model.head.pooled(hidden_1SD))
     return [output[0] for output in outputs or [hidden_1SD]]
-
-
-def _max_positions(bundle: Bundle) -> int | None:
-    model = bundle.model
-    return model.max_positions if isinstance(model, Transformer) else bundle.language_model.max_positions

@@ -8,76 +8,58 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wenlu.core.messages import text
-from wenlu.core.runs import write_file_atomically
+from wenlu.core.publication import write_file_atomically
 from wenlu.core.version import __version__
-from wenlu.evaluation.charts import Chart, Estimate, Estimates, Line
-from wenlu.evaluation.compare import Scored, TextComparison, compare
+from wenlu.evaluation.compare import TextComparison, compare
 from wenlu.evaluation.contestants import Contestant
-from wenlu.evaluation.corpus import Corpus
-from wenlu.evaluation.evaluator import Evaluation, Summary
-from wenlu.evaluation.reports import Report, Section, Settings, Table
+from wenlu.evaluation.documents import Corpus
+from wenlu.evaluation.evaluator import Evaluation, Scored, Summary
+from wenlu.evaluation.reports import Chart, Estimate, Estimates, Line, Section, Settings, Table, render
 from wenlu.metrics.significance import Difference, Interval
 
 
-def report_path(contestant: Contestant, corpus: Corpus, evaluation: Scored) -> Path | None:
+def report_path(contestant: Contestant, data: Mapping[str, object], evaluation: Scored, *, name: str) -> Path | None:
     """Where an evaluation of a run's model is kept: the same model, data and definition have the same name."""
     if contestant.run is None:
         return None
-    what = [contestant.bundle.path.name, corpus.record(), evaluation.definition]
+    what = [contestant.bundle.path.name, data, evaluation.definition]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-    return contestant.run.path / "reports" / f"evaluation-{corpus.name}-{digest}.json"
+    return contestant.run.path / "reports" / f"evaluation-{name}-{digest}.json"
 
 
 def write_report(path: Path, record: Mapping[str, object], evaluation: Scored) -> None:
     """Write the record with the scores of every document, or row."""
-    content = {**record, "wenlu": __version__, "documents": evaluation.documents_record()}
+    content = {**record, "wenlu": __version__, "documents": evaluation.rows}
     write_file_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def evaluation_page(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) -> Report:
+def evaluation_page(contestant: Contestant, corpus: Corpus, evaluation: Evaluation) -> str:
     """One model's evaluation as a page."""
-    scores = text("evaluation.section_scores")
-    sections: list[Section] = [Table(scores, summary_columns(), summary_rows(evaluation), charged_note(evaluation))]
-    languages = {name: part for name, part in evaluation.by_language.items() if len(evaluation.by_language) > 1}
-    estimates = [Estimate(name, part.bits_per_byte, part.bits_per_byte_interval) for name, part in languages.items()]
-    if estimates:
-        total = evaluation.total
-        estimates.append(Estimate(text("evaluation.all_languages"), total.bits_per_byte, total.bits_per_byte_interval))
-        sections.append(
-            Estimates(text("evaluation.section_languages"), text("evaluation.column_bits_per_byte"), estimates)
-        )
+    sections: list[Section] = [summary_table(evaluation)]
+    if len(parts := _parts(evaluation)) > 1:
+        estimates = [Estimate(name, part.bits_per_byte, part.bits_per_byte_interval) for name, part in parts.items()]
+        title, unit = text("evaluation.section_languages"), text("evaluation.column_bits_per_byte")
+        sections.append(Estimates(title, unit, estimates))
     sections += curve_sections([contestant])
-    sections.append(Settings(text("evaluation.section_data"), {**contestant.as_record(), **corpus.record()}))
-    return Report(
-        text("evaluation.evaluation_title", model=contestant.name),
-        _page_summary(evaluation),
-        sections,
-        text("evaluation.definition", definition=evaluation.definition),
-    )
+    sections.append(Settings(text("evaluation.section_data"), {**contestant.as_record(), **corpus.record}))
+    title, summary = text("evaluation.evaluation_title", model=contestant.name), _page_summary(evaluation)
+    return render(title, summary, sections, text("evaluation.definition", definition=evaluation.definition))
 
 
 def comparison_record(
     contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None
 ) -> dict[str, object]:
     """A comparison for JSON, with what was forgotten on a text of the old domain."""
-    record: dict[str, object] = {
-        "data": new.corpus.record(),
-        "models": [{**one.as_record(), **new.evaluations[one.name].as_record()} for one in _ranked(contestants, new)],
-        "ranking": new.comparison.ranking,
-        "pairs": [pair.as_record() for pair in new.comparison.pairs],
-        "pairs_by_language": {
-            language: [pair.as_record() for pair in compare(new.evaluations, language=language).pairs]
-            for language in new.languages
-        },
-    }
+    models = [{**one.as_record(), **new.evaluations[one.name].as_record()} for one in _ranked(contestants, new)]
+    record: dict[str, object] = {"data": new.corpus.record, "models": models, "ranking": new.comparison.ranking}
+    record["pairs"] = new.comparison.pairs_record()
+    languages = {name: compare(new.evaluations, language=name).pairs_record() for name in new.languages}
+    record["pairs_by_language"] = languages
     if old is not None:
         base = contestants[0].name
-        record["forgetting"] = {
-            "data": old.corpus.record(),
-            "base": base,
-            "models": [{"name": name, **found.as_record()} for name, found in old.evaluations.items()],
-            "pairs": [pair.as_record() for pair in old.comparison.pairs if pair.second == base],
-        }
+        models = [{"name": name, **found.as_record()} for name, found in old.evaluations.items()]
+        pairs = [pair for pair in old.comparison.pairs_record() if pair["second"] == base]
+        record["forgetting"] = {"data": old.corpus.record, "base": base, "models": models, "pairs": pairs}
     return record
 
 
@@ -89,17 +71,14 @@ def comparison_tables(
     columns, rows = _differences(new, new.comparison.ranking, "difference")
     columns += [text(f"evaluation.column_{name}") for name in ("parameters", "seconds", "trained_tokens")]
     for row, one in zip(rows, ranked, strict=True):
-        row += [
-            f"{one.parameters:,}" if one.parameters else "—",
-            "—" if one.seconds is None else f"{one.seconds:,.0f}",
-            "—" if one.trained_tokens is None else f"{one.trained_tokens:,}",
-        ]
+        costs = one.parameters or None, one.seconds, one.trained_tokens
+        row += ["—" if cost is None else f"{cost:,.0f}" for cost in costs]
     tables = [Table(text("evaluation.section_scores"), columns, rows, _noted(new, text("evaluation.comparison_note")))]
     if new.languages:
         parts = {one.name: new.evaluations[one.name].by_language.values() for one in ranked}
         bits = [[name, *(f"{part.bits_per_byte:.4f}" for part in found)] for name, found in parts.items()]
-        columns = [text("evaluation.column_model"), *new.languages]
-        tables.append(Table(text("evaluation.section_languages"), columns, bits))
+        title, columns = text("evaluation.section_languages"), [text("evaluation.column_model"), *new.languages]
+        tables.append(Table(title, columns, bits))
     if old is not None:
         base = contestants[0].name
         title = text("evaluation.forgetting_title", data=old.corpus.name)
@@ -108,26 +87,23 @@ def comparison_tables(
     return tables
 
 
-def comparison_page(contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None) -> Report:
+def comparison_page(contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None) -> str:
     """A comparison as a page."""
     ranked = _ranked(contestants, new)
     first = new.evaluations[ranked[0].name]
     measure = next(iter(first.measures))
     estimates = [Estimate(one.name, *new.evaluations[one.name].measures[measure]) for one in ranked]
     scores, *others = comparison_tables(contestants, new, old)
+    unit, old_data = text(f"evaluation.column_{measure}"), {"old": old.corpus.record} if old else {}
     sections: list[Section] = [
         scores,
-        Estimates(text("evaluation.section_intervals"), text(f"evaluation.column_{measure}"), estimates),
+        Estimates(text("evaluation.section_intervals"), unit, estimates),
         *others,
         *curve_sections(ranked),
-        Settings(text("evaluation.section_data"), new.corpus.record() | ({"old": old.corpus.record()} if old else {})),
+        Settings(text("evaluation.section_data"), {**new.corpus.record, **old_data}),
     ]
-    return Report(
-        text("evaluation.comparison_title", count=len(ranked)),
-        _page_summary(first),
-        sections,
-        definitions(new.evaluations),
-    )
+    title = text("evaluation.comparison_title", count=len(ranked))
+    return render(title, _page_summary(first), sections, definitions(new.evaluations))
 
 
 def definitions(evaluations: Mapping[str, Scored]) -> str:
@@ -140,8 +116,8 @@ def definitions(evaluations: Mapping[str, Scored]) -> str:
 
 def curve_sections(contestants: Sequence[Contestant]) -> list[Section]:
     """The curves that the logs of the models' runs hold: loss of each step, and validation bits per byte."""
-    training = [Line(one.name, _curve(one, "step", "loss")) for one in contestants]
-    validation = [Line(one.name, _curve(one, "evaluation", "bits_per_byte")) for one in contestants]
+    training = [_curve(one, "step", "loss") for one in contestants]
+    validation = [_curve(one, "evaluation", "bits_per_byte") for one in contestants]
     step, bits = text("evaluation.axis_step"), text("evaluation.column_bits_per_byte")
     charts = [
         Chart(text("evaluation.section_training"), step, text("evaluation.axis_loss"), training),
@@ -150,17 +126,16 @@ def curve_sections(contestants: Sequence[Contestant]) -> list[Section]:
     return [chart for chart in charts if any(len(line.points) > 1 for line in chart.lines)]
 
 
-def summary_columns() -> list[str]:
-    """Column names of ``summary_rows``."""
-    names = ("language", "documents", "tokens", "loss", "perplexity", "bits_per_byte", "interval", "bits_per_character")
-    return [text(f"evaluation.column_{name}") for name in names]
-
-
-def summary_rows(evaluation: Evaluation) -> list[list[str]]:
+def summary_table(evaluation: Evaluation) -> Table:
     """One row a language, then all."""
-    parts = dict(evaluation.by_language) if len(evaluation.by_language) > 1 else {}
-    rows = [_summary_row(language, part) for language, part in parts.items()]
-    return [*rows, _summary_row(text("evaluation.all_languages"), evaluation.total)]
+    names = ("language", "documents", "tokens", "loss", "perplexity", "bits_per_byte", "interval", "bits_per_character")
+    rows = []
+    for name, part in _parts(evaluation).items():
+        sizes = f"{part.documents:,}", f"{part.tokens:,}", f"{part.loss:.4f}", f"{part.perplexity:.2f}"
+        bits = f"{part.bits_per_byte:.4f}", shown_interval(part.bits_per_byte_interval)
+        rows.append([name, *sizes, *bits, f"{part.bits_per_character:.4f}"])
+    columns = [text(f"evaluation.column_{name}") for name in names]
+    return Table(text("evaluation.section_scores"), columns, rows, charged_note(evaluation))
 
 
 def charged_note(evaluation: Scored) -> str:
@@ -178,9 +153,15 @@ def _differences(found: TextComparison, names: Sequence[str], difference: str) -
     for name in names:
         values = found.evaluations[name].measures.values()
         shown = [part for value, interval in values for part in (f"{value:.4f}", shown_interval(interval))]
-        behind = None if name == names[0] else found.comparison.between(name, names[0])
-        rows.append([name, *shown, *shown_difference(behind)])
+        shown += ["—"] * 3 if name == names[0] else _shown(found.comparison.between(name, names[0]))
+        rows.append([name, *shown])
     return [text(f"evaluation.column_{name}") for name in columns], rows
+
+
+def _shown(difference: Difference) -> list[str]:
+    """Value, interval and p-value."""
+    p_value = "—" if difference.p_value is None else f"{difference.p_value:.4f}"
+    return [f"{difference.value:+.4f}", shown_interval(difference.interval, "+"), p_value]
 
 
 def _noted(found: TextComparison, note: str) -> str:
@@ -192,21 +173,9 @@ def _ranked(contestants: Sequence[Contestant], found: TextComparison) -> list[Co
     return sorted(contestants, key=lambda one: found.comparison.ranking.index(one.name))
 
 
-def shown_interval(interval: Interval | None) -> str:
-    """An interval as people read it."""
-    return "—" if interval is None else f"{interval.low:.4f} – {interval.high:.4f}"
-
-
-def shown_difference(difference: Difference | None) -> tuple[str, str, str]:
-    """Value, interval and p-value of a difference to one model; dashes for this one itself."""
-    if difference is None:
-        return "—", "—", "—"
-    interval = difference.interval
-    return (
-        f"{difference.value:+.4f}",
-        "—" if interval is None else f"{interval.low:+.4f} – {interval.high:+.4f}",
-        "—" if difference.p_value is None else f"{difference.p_value:.4f}",
-    )
+def shown_interval(interval: Interval | None, sign: str = "") -> str:
+    """An interval as people read it; ``sign`` is "+" where both signs are shown."""
+    return "—" if interval is None else f"{interval.low:{sign}.4f} – {interval.high:{sign}.4f}"
 
 
 def _page_summary(evaluation: Scored) -> str:
@@ -216,23 +185,14 @@ def _page_summary(evaluation: Scored) -> str:
     return text("evaluation.page_summary_rows", rows=len(sizes), targets=sum(sizes))
 
 
-def _summary_row(name: str, part: Summary) -> list[str]:
-    return [
-        name,
-        f"{part.documents:,}",
-        f"{part.tokens:,}",
-        f"{part.loss:.4f}",
-        f"{part.perplexity:.2f}",
-        f"{part.bits_per_byte:.4f}",
-        shown_interval(part.bits_per_byte_interval),
-        f"{part.bits_per_character:.4f}",
-    ]
+def _parts(evaluation: Evaluation) -> dict[str, Summary]:
+    """The summaries by language, where there are several, and that of all."""
+    languages = evaluation.by_language if len(evaluation.by_language) > 1 else {}
+    return {**languages, text("evaluation.all_languages"): evaluation.total}
 
 
-def _curve(contestant: Contestant, event: str, name: str) -> list[tuple[float, float]]:
-    points = []
-    for record in contestant.run.read_log() if contestant.run is not None else []:
-        step, value = record.get("step"), record.get(name)
-        if record.get("event") == event and isinstance(step, int) and isinstance(value, int | float):
-            points.append((float(step), float(value)))
-    return points
+def _curve(contestant: Contestant, event: str, name: str) -> Line:
+    log = contestant.run.read_log() if contestant.run is not None else []
+    found = [(record.get("step"), record.get(name)) for record in log if record.get("event") == event]
+    numbers = [(x, y) for x, y in found if isinstance(x, int) and isinstance(y, int | float)]
+    return Line(contestant.name, [(float(x), float(y)) for x, y in numbers])

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,7 @@ from torch import Tensor, nn
 from wenlu.core.errors import CheckpointError, NotFiniteError, RequestError
 from wenlu.core.log import warn
 from wenlu.generation.batches import in_batches
-from wenlu.models.config import StackConfig
 from wenlu.models.roles import text_encoder
-from wenlu.models.transformer import Transformer
 from wenlu.tokenization.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "first"]
@@ -39,6 +37,7 @@ FILES = MODULES, LENGTH, POOLING = ("modules.json", "sentence_bert_config.json",
 _COMPUTED = frozenset({"Transformer", "Pooling", "Normalize"})
 
 Vectors = npt.NDArray[np.float32]
+Content = TypeVar("Content", dict[str, Any], list[Any])
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,11 @@ def read_settings(directory: Path, *, pooling: Pooling | None = None, normalize:
     Raises:
         CheckpointError: ``generation.pooling_unknown``, ``generation.bad_json``.
     """
-    reading = _json(directory / LENGTH)
+    reading = _json(directory / LENGTH, dict)
     length, lowercase = reading.get("max_seq_length"), reading.get("do_lower_case") is True
-    if pooling is None:
-        pooling = _pooling(directory / POOLING)
-    modules = _json(directory / MODULES, of=list).values()
-    names = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
+    pooling = pooling or _pooling(directory / POOLING)
+    modules = [module for module in _json(directory / MODULES, list) if isinstance(module, dict)]
+    names = [str(module.get("type")).rpartition(".")[2] for module in modules]
     if left := [name for name in names if name not in _COMPUTED]:
         warn("generation.modules_left", path=directory, names=", ".join(left))
     return EmbeddingSettings(pooling, normalize, length if isinstance(length, int) else None, lowercase)
@@ -92,9 +90,9 @@ def copy_settings(source: Path, target: Path) -> None:
 
 def _pooling(path: Path) -> Pooling:
     """What a file of sentence-transformers asks for; without one, the mean."""
-    record = _json(path)
-    switches = {key: value for key, value in record.items() if str(key).startswith("pooling_mode_")}
-    asked = [str(key).removeprefix("pooling_mode_") for key, value in switches.items() if value]
+    record = _json(path, dict)
+    switches = {name: on for name, on in record.items() if name.startswith("pooling_mode_")}
+    asked = [name.removeprefix("pooling_mode_") for name, on in switches.items() if on]
     if not switches and record:
         asked = [str(record.get("pooling_mode"))]
     if len(asked) > 1 or any(name not in _POOLINGS for name in asked):
@@ -116,10 +114,12 @@ def embed(
         NotFiniteError: ``generation.embedding_not_finite``.
     """
     encoder = text_encoder(model)
+    stack = encoder.config.encoder
+    assert stack is not None, "text_encoder gave it"
     if not texts:
         raise RequestError("generation.no_texts")
-    rows, num_cut = _rows(encoder, tokenizer, texts, settings, truncate=truncate)
-    vectors = np.empty((len(rows), _stack(encoder).hidden_size), dtype=np.float32)
+    rows, num_cut = _rows(stack.max_positions, tokenizer, texts, settings, truncate=truncate)
+    vectors = np.empty((len(rows), stack.hidden_size), dtype=np.float32)
     for batch in in_batches(encoder, rows, tokenizer.pad_id, encoder.encode, shown="generation.embedding"):
         vectors_BD = pool(batch.states.float(), batch.mask, settings.pooling)
         if settings.normalize:
@@ -132,28 +132,22 @@ def embed(
 
 
 def _rows(
-    encoder: Transformer, tokenizer: Tokenizer, texts: Sequence[str], settings: EmbeddingSettings, *, truncate: bool
+    longest: int, tokenizer: Tokenizer, texts: Sequence[str], settings: EmbeddingSettings, *, truncate: bool
 ) -> tuple[list[list[int]], int]:
     """The ids of each text with its special tokens, and how many texts were cut."""
-    limit = min(settings.max_tokens or _stack(encoder).max_positions, _stack(encoder).max_positions)
+    limit = min(settings.max_tokens or longest, longest)
     room = max(0, limit - tokenizer.template.num_special[0])
     ids = tokenizer.encode_batch([text.lower() for text in texts] if settings.lowercase else texts)
     long = [number for number, row in enumerate(ids, start=1) if len(row) > room]
+    if long and not truncate:
+        tokens = len(ids[long[0] - 1]) + limit - room
+        raise RequestError("generation.texts_too_long", count=len(long), first=long[0], tokens=tokens, limit=limit)
     if long:
-        if not truncate:
-            tokens = len(ids[long[0] - 1]) + limit - room
-            raise RequestError("generation.texts_too_long", count=len(long), first=long[0], tokens=tokens, limit=limit)
         warn("generation.texts_cut", count=len(long), total=len(ids), limit=limit)
     rows = [tokenizer.with_special_tokens(row[:room]).ids for row in ids]
     if [] in rows:
         raise RequestError("generation.nothing_to_embed", number=rows.index([]) + 1)
     return rows, len(long)
-
-
-def _stack(model: Transformer) -> StackConfig:
-    stack = model.config.encoder
-    assert stack is not None, "text_encoder gave it"
-    return stack
 
 
 def pool(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
@@ -165,14 +159,14 @@ def pool(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
     return (states_BSD * weights_BS1).sum(dim=1) / weights_BS1.sum(dim=1)
 
 
-def _json(path: Path, *, of: type[dict[object, object]] | type[list[object]] = dict) -> dict[object, object]:
-    """The content of a JSON file, a list by its indices; empty where there is no file."""
+def _json(path: Path, kind: type[Content]) -> Content:
+    """The content of a JSON file; empty where there is no file."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError("generation.bad_json", path=path, found=error) from error
-    if not isinstance(value, of):
+    if not isinstance(value, kind):
         raise CheckpointError("generation.bad_json", path=path, found=type(value).__name__)
-    return dict(enumerate(value) if isinstance(value, list) else value.items())
+    return value

@@ -8,8 +8,7 @@ B sequences still running, S tokens of the prompt, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,7 @@ StopCheck = Callable[[int, int], bool]
 """Told (number of the sequence, new token id), says whether this sequence ends here."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One new token of one sequence.
 
     ``log_prob`` is the model's own natural-log probability, before penalties, temperature and filters.
@@ -41,8 +39,7 @@ class Step:
     finish_reason: FinishReason | None
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """What fits: how many tokens of the prompt are dropped at its start, and how many new ones may follow."""
 
     dropped: int
@@ -67,10 +64,7 @@ def room(num_prompt_tokens: int, settings: GenerationSettings, *, max_positions:
             raise RequestError("generation.max_length_reached", **sizes)
         asked.append(settings.max_length - num_prompt_tokens)
     new_tokens = min(asked, default=max(DEFAULT_NEW_TOKENS, settings.min_new_tokens))
-    if max_positions is None:
-        return Room(0, new_tokens)
-    left = max_positions - num_prompt_tokens
-    if new_tokens <= left:
+    if max_positions is None or new_tokens <= (left := max_positions - num_prompt_tokens):
         return Room(0, new_tokens)
     if not asked and left >= max(1, settings.min_new_tokens):
         return Room(0, left)
@@ -160,6 +154,15 @@ def stream(
 def _next_logits(model: LanguageModel, inputs_BS: Tensor, cache: Cache, *, position: int) -> Tensor:
     """Logits (B, V) after the last of the new tokens; only there is the vocabulary-sized output computed."""
     logits_BV = model.logits(model.hidden(inputs_BS, cache=cache)[:, -1]).float()
+    refuse_not_finite(logits_BV, position=position)
+    return logits_BV
+
+
+def refuse_not_finite(logits_BV: Tensor, *, position: int) -> None:
+    """Refuse logits of which nothing can be chosen; ``position`` counts the new tokens.
+
+    Raises:
+        NotFiniteError: ``generation.not_finite``.
+    """
     if not bool(torch.isfinite(logits_BV.amax(dim=-1)).all()):  # NaN comes through; minus infinity may stand below it
         raise NotFiniteError("generation.not_finite", position=position)
-    return logits_BV

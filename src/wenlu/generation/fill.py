@@ -70,13 +70,11 @@ def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: i
         raise RequestError("generation.top", found=top)
     encoder = masked_model(model)
     masked = [encode_masked(tokenizer, text, where=str(number)) for number, text in enumerate(texts, start=1)]
-    for number, one in enumerate(masked, start=1):
+    rows, limit = [tokenizer.with_special_tokens(one.ids).ids for one in masked], encoder.max_positions
+    for number, (one, row) in enumerate(zip(masked, rows, strict=True), start=1):
         if not one.spans:
             raise RequestError("generation.no_mask", number=number, text=one.text[:40])
-    rows = [tokenizer.with_special_tokens(one.ids).ids for one in masked]
-    for number, row in enumerate(rows, start=1):
-        if encoder.max_positions is not None and len(row) > encoder.max_positions:
-            limit = encoder.max_positions
+        if limit is not None and len(row) > limit:
             raise RequestError("generation.masked_too_long", number=number, tokens=len(row), limit=limit)
     known = torch.tensor(tokenizer.ids())
     best: dict[int, list[Guessed]] = {}
@@ -88,8 +86,8 @@ def fill(model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], *, top: i
     return [_filled(tokenizer, one, number, best[number]) for number, one in enumerate(masked)]
 
 
-Guessed = tuple[list[int], list[float]]
-"""The likeliest ids for a mask, and their probabilities, the best first."""
+Guessed = list[tuple[int, float]]
+"""The likeliest ids for a mask with their probabilities, the best first."""
 
 
 def _likeliest(encoder: Transformer, states_ND: Tensor, known: Tensor, top: int) -> Iterator[Guessed]:
@@ -97,19 +95,17 @@ def _likeliest(encoder: Transformer, states_ND: Tensor, known: Tensor, top: int)
     for part_ND in torch.split(states_ND, _MASKS_AT_ONCE):
         probabilities_NV = encoder.logits(part_ND).float().cpu().softmax(dim=-1)
         values, indices = probabilities_NV[:, known].topk(min(top, len(known)), dim=-1)
-        yield from zip(known[indices].tolist(), values.tolist(), strict=True)
+        for ids, probabilities in zip(known[indices].tolist(), values.tolist(), strict=True):
+            yield list(zip(ids, probabilities, strict=True))
 
 
 def _filled(tokenizer: Tokenizer, masked: MaskedText, number: int, best: list[Guessed]) -> Filled:
     """The text with what was guessed for each of its masks."""
-    if not all(math.isfinite(probabilities[0]) for _, probabilities in best):
+    if not all(math.isfinite(guessed[0][1]) for guessed in best):
         raise NotFiniteError("generation.mask_not_finite", number=number + 1)
     masks = []
-    for place, ((start, end), (ids, probabilities)) in enumerate(zip(masked.spans, best, strict=True)):
-        guesses = [
-            Guess(tokenizer.token(id), id, probability, unmasked(tokenizer, masked, {place: id}))
-            for id, probability in zip(ids, probabilities, strict=True)
-        ]
-        masks.append(Mask(start, end, tuple(guesses)))
-    likeliest = {place: ids[0] for place, (ids, _) in enumerate(best)}
+    for place, (span, guessed) in enumerate(zip(masked.spans, best, strict=True)):
+        guesses = [Guess(tokenizer.token(id), id, p, unmasked(tokenizer, masked, {place: id})) for id, p in guessed]
+        masks.append(Mask(*span, tuple(guesses)))
+    likeliest = {place: guessed[0][0] for place, guessed in enumerate(best)}
     return Filled(masked.text, unmasked(tokenizer, masked, likeliest), tuple(masks))

@@ -99,11 +99,10 @@ class Sampler:
         self, settings: GenerationSettings, prompt_ids: Sequence[int], *, vocab_size: int, device: torch.device
     ) -> None:
         self.settings = settings
-        number = settings.num_sequences
-        self.seeds = [derive_seed(settings.seed, "sequence", index) for index in range(number)]
+        self.seeds = [derive_seed(settings.seed, "sequence", number) for number in range(settings.num_sequences)]
         self.counts_NV = self.prompt_V = None
         if settings.presence_penalty or settings.frequency_penalty or settings.repetition_penalty != 1:
-            self.counts_NV = torch.zeros(number, vocab_size, device=device)
+            self.counts_NV = torch.zeros(settings.num_sequences, vocab_size, device=device)
             self.prompt_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
             self.prompt_V[torch.tensor(list(prompt_ids), dtype=torch.long, device=device)] = True
 

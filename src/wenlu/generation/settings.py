@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.core.gguf import SUFFIX as GGUF_SUFFIX
@@ -56,8 +55,7 @@ class GenerationSettings:
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
-        if problems:
+        if problems := _problems(self):
             raise SettingsError("generation.invalid", problems="; ".join(problems))
         if self.greedy and self.num_sequences > 1:
             raise SettingsError("generation.greedy_several", number=self.num_sequences)
@@ -74,26 +72,19 @@ class GenerationSettings:
             SettingsError: ``generation.unread`` when greedy search was asked together with a setting that only sampling
                 reads; ``generation.invalid`` for values out of range.
         """
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         length = {"max_new_tokens", "max_length"}
         if length & changes.keys():  # a bound that is given replaces the model's bounds, it is not added to them
             changes = dict.fromkeys(length) | changes
-        asked_greedy = changes.get("do_sample") is False or changes.get("temperature") == 0
-        if asked_greedy:
+        if changes.get("do_sample") is False or changes.get("temperature") == 0:
             if isinstance(number := changes.get("num_sequences"), int) and number > 1:
                 raise SettingsError("generation.greedy_several", number=number)
-            unread = [name for name in SAMPLING_FIELDS if name in changes and changes[name] != 0]
-            if unread:
+            if unread := [name for name in SAMPLING_FIELDS if changes.get(name, 0) != 0]:
                 raise SettingsError("generation.unread", names=", ".join(unread))
             changes |= {"do_sample": False, "num_sequences": 1}
         elif not self.do_sample and any(name in changes for name in SAMPLING_FIELDS):
             changes["do_sample"] = True
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return GenerationSettings(**(fields | changes))  # the callers' options are typed
-
-    def as_record(self) -> dict[str, object]:
-        """All settings by our names, for JSON output."""
-        return dataclasses.asdict(self)
+        return dataclasses.replace(self, **changes)  # the callers' options are typed
 
 
 def _problems(settings: GenerationSettings) -> list[str]:
@@ -113,11 +104,9 @@ def _problems(settings: GenerationSettings) -> list[str]:
         "stop": (all(settings.stop), 'len(stop) ≥ 1, stop ≠ ""'),
         "overlong": (settings.overlong in ("error", "cut"), '"error" | "cut"'),
     }
-    problems = [
-        f"{name} = {getattr(settings, name)!r} ({allowed})" for name, (holds, allowed) in checks.items() if not holds
-    ]
-    bound = settings.max_new_tokens
-    if bound is not None and settings.min_new_tokens > bound:
+    wrong = {name: allowed for name, (holds, allowed) in checks.items() if not holds}
+    problems = [f"{name} = {getattr(settings, name)!r} ({allowed})" for name, allowed in wrong.items()]
+    if (bound := settings.max_new_tokens) is not None and settings.min_new_tokens > bound:
         problems.append(f"min_new_tokens = {settings.min_new_tokens} (≤ max_new_tokens = {bound})")
     return problems
 
@@ -125,87 +114,43 @@ def _problems(settings: GenerationSettings) -> list[str]:
 # Our name -> the name that Hugging Face's GenerationConfig gives the same thing. What it has no name for keeps ours and
 # is written only when it is not the default, so that those libraries read the file without a remark.
 _SAME_NAMES = ("max_new_tokens", "max_length", "min_new_tokens", "do_sample", *SAMPLING_FIELDS, "repetition_penalty")
-HF_NAMES = {
-    **{name: name for name in _SAME_NAMES},
-    "num_sequences": "num_return_sequences",
-    "stop": "stop_strings",
-    "end_token_ids": "eos_token_id",
-}
+HF_NAMES = {"num_sequences": "num_return_sequences", "stop": "stop_strings", "end_token_ids": "eos_token_id"}
+HF_NAMES |= {name: name for name in _SAME_NAMES}
 # Keys of such files that say nothing about how a text is continued, and values at which the others are switched off.
 _SILENT_KEYS = {"transformers_version", "_from_model_config", "use_cache", "cache_implementation"}
 _SILENT_KEYS |= {"bos_token_id", "pad_token_id"}
 _OFF: tuple[object, ...] = (None, False, 0, 1, 1.0, [], {}, "")
 
 
-def to_hf(
-    settings: GenerationSettings, *, end_id: int, pad_id: int | None = None, start_id: int | None = None
-) -> dict[str, object]:
-    """The content of ``generation_config.json``; a greedy one has no sampling settings."""
-    defaults = GenerationSettings()
+def save(
+    settings: GenerationSettings, folder: Path, *, end_id: int, pad_id: int | None = None, start_id: int | None = None
+) -> None:
+    """Write ``generation_config.json`` into a model directory; a greedy one has no sampling settings."""
+    unread = (*SAMPLING_FIELDS, "seed") if settings.greedy else ()
     record: dict[str, object] = {}
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        known = HF_NAMES.get(field.name)
-        if settings.greedy and field.name in (*SAMPLING_FIELDS, "seed"):
-            continue
-        if known is None and value == getattr(defaults, field.name):
-            continue
-        if value is None or value == ():
-            continue
-        record[known or field.name] = list(value) if isinstance(value, tuple) else value
+        value, known = getattr(settings, field.name), HF_NAMES.get(field.name)
+        if field.name not in unread and value not in (None, ()) and (known or value != field.default):
+            record[known or field.name] = list(value) if isinstance(value, tuple) else value
     record["do_sample"] = not settings.greedy
     record["eos_token_id"] = list(settings.end_token_ids) or end_id
     record["bos_token_id"] = end_id if start_id is None else start_id
     if pad_id is not None:
         record["pad_token_id"] = pad_id
-    return record
-
-
-def from_hf(record: Mapping[str, object], *, where: str) -> GenerationSettings:
-    """Settings from the content of a ``generation_config.json``; what is silent there has our default.
-
-    A setting that changes the text and that we do not have (beams, banned n-grams, ...) is named in a warning.
-
-    Raises:
-        CheckpointError: ``generation.bad_file`` when a value has a wrong type.
-        SettingsError: ``generation.invalid`` when a value is out of range.
-    """
-    ours = {theirs: name for name, theirs in HF_NAMES.items()}
-    names = {field.name for field in dataclasses.fields(GenerationSettings)}
-    values: dict[str, object] = {}
-    unknown: list[str] = []
-    for key, value in record.items():
-        if (name := ours.get(key) or (key if key in names else None)) is not None:
-            if value is not None:
-                values[name] = _typed(name, value, where=where)
-        elif key not in _SILENT_KEYS and value not in _OFF:
-            unknown.append(key)
-    if unknown:
-        warn("generation.unsupported", where=where, names=", ".join(sorted(unknown)))
-    return GenerationSettings(**values)  # type: ignore[arg-type]  # every value was checked by _typed
-
-
-def save(
-    settings: GenerationSettings,
-    directory: Path,
-    *,
-    end_id: int,
-    pad_id: int | None = None,
-    start_id: int | None = None,
-) -> None:
-    """Write ``generation_config.json`` into a model directory."""
-    record = to_hf(settings, end_id=end_id, pad_id=pad_id, start_id=start_id)
     content = json.dumps(record, ensure_ascii=False, indent=2)
-    (directory / FILE_NAME).write_text(content + "\n", encoding="utf-8")
+    (folder / FILE_NAME).write_text(content + "\n", encoding="utf-8")
 
 
 def load(directory: Path) -> GenerationSettings:
-    """Read ``generation_config.json`` of a model directory; without the file, the defaults.
+    """Read ``generation_config.json`` of a model directory; what is silent there has our default.
 
-    Of a GGUF file, the defaults with all tokens that end a turn or a text.
+    A setting that changes the text and that we do not have (beams, banned n-grams, ...) is named in a warning. Of a
+    GGUF file, the defaults with all tokens that end a turn or a text.
 
     Raises:
-        CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind; ``core.gguf_*``.
+        CheckpointError: ``generation.bad_file`` when it is not JSON of the right kind, or a value has a wrong type;
+            ``core.gguf_*``.
+        SettingsError: ``generation.invalid`` when a value is out of range.
     """
     if directory.suffix == GGUF_SUFFIX and directory.is_file():
         return GenerationSettings(end_token_ids=_end_tokens(read_header(directory)))
@@ -218,15 +163,20 @@ def load(directory: Path) -> GenerationSettings:
         raise CheckpointError("generation.bad_file", where=str(path), found=str(error)) from error
     if not isinstance(record, dict):
         raise CheckpointError("generation.bad_file", where=str(path), found=type(record).__name__)
-    return from_hf(record, where=str(path))
+    names = {field.name: field.name for field in dataclasses.fields(GenerationSettings)}
+    names |= {theirs: name for name, theirs in HF_NAMES.items()}
+    given = {names[key]: value for key, value in record.items() if key in names and value is not None}
+    values: dict[str, Any] = {name: _typed(name, value, where=str(path)) for name, value in given.items()}
+    unknown = [key for key in record if key not in names and key not in _SILENT_KEYS and record[key] not in _OFF]
+    if unknown:
+        warn("generation.unsupported", where=str(path), names=", ".join(sorted(unknown)))
+    return GenerationSettings(**values)
 
 
 def _end_tokens(header: Header) -> tuple[int, ...]:
     """The ids of a GGUF file that end a text, a turn or a message; none where only the end of a text is named."""
-    size = len(header.texts("tokenizer.ggml.tokens"))
-    ids: dict[int, None] = {}
-    for name in ("eos", "eot", "eom"):
-        key = f"tokenizer.ggml.{name}_token_id"
+    size, ids = len(header.values("tokenizer.ggml.tokens", str)), dict[int, None]()
+    for key in (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")):
         if (id := header.integer(key)) is not None:
             if not 0 <= id < size:
                 header.refuse(key, id, f"0 ... {size - 1}")

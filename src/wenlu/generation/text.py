@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from wenlu.core.log import warn
 from wenlu.generation.engine import FinishReason, Room, room, stream
 from wenlu.generation.settings import GenerationSettings
-from wenlu.generation.stop_strings import StopMatcher
 from wenlu.models.config import LanguageModel
 from wenlu.tokenization.chat import Message, encode_chat
 from wenlu.tokenization.tokenizer import Tokenizer
@@ -61,16 +60,11 @@ def prepare(tokenizer: Tokenizer, text: str, settings: GenerationSettings, *, ma
         RequestError: the prompt does not fit (see ``engine.room``).
     """
     encoding = tokenizer.encode_with_offsets(text, where="prompt")
-    unknown: dict[str, None] = {}
-    if tokenizer.unknown_id is not None:
-        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token_id == tokenizer.unknown_id:
-                unknown[text[start:end]] = None
+    pairs = zip(encoding.ids, encoding.offsets, strict=True)
+    unknown = tuple(dict.fromkeys(text[start:end] for id, (start, end) in pairs if id == tokenizer.unknown_id))
     if unknown:
-        shown = " ".join(repr(characters) for characters in list(unknown)[:20])
-        warn("generation.unknown_characters", number=len(unknown), characters=shown)
-    fit = _fit(encoding.ids, settings, max_positions)
-    return Prompt(text, tuple(encoding.ids), fit.dropped, fit.new_tokens, tuple(unknown))
+        warn("generation.unknown_characters", number=len(unknown), characters=" ".join(map(repr, unknown[:20])))
+    return Prompt(text, tuple(encoding.ids), *_fit(encoding.ids, settings, max_positions), unknown)
 
 
 def prepare_chat(
@@ -83,16 +77,14 @@ def prepare_chat(
         CheckpointError: the template is broken or wants too much (see ``tokenization.chat``).
     """
     chat = encode_chat(tokenizer, messages)
-    fit = _fit(chat.ids, settings, max_positions)
-    return Prompt(chat.text, chat.ids, fit.dropped, fit.new_tokens, (), complete=True)
+    return Prompt(chat.text, chat.ids, *_fit(chat.ids, settings, max_positions), (), complete=True)
 
 
 def _fit(ids: Sequence[int], settings: GenerationSettings, max_positions: int | None) -> Room:
     """What fits; what is cut is said in a warning."""
     fit = room(len(ids), settings, max_positions=max_positions)
     if fit.dropped:
-        kept = len(ids) - fit.dropped
-        warn("generation.prompt_cut", dropped=fit.dropped, kept=kept, max_positions=max_positions)
+        warn("generation.prompt_cut", dropped=fit.dropped, kept=len(ids) - fit.dropped, max_positions=max_positions)
     return fit
 
 
@@ -104,62 +96,82 @@ def stream_text(
     A piece holds whole characters only and never a part of a stop string. Special tokens other than end tokens, and ids
     beyond the tokenizer's vocabulary, are never produced.
     """
-    ends = frozenset(settings.end_token_ids or (tokenizer.end_id,))
-    beyond = range(tokenizer.vocab_size, model.vocab_size)
     texts = [_Text(tokenizer, prompt.ids, settings) for _ in range(settings.num_sequences)]
-    steps = stream(
-        model,
-        prompt.ids,
-        settings,
-        start_id=None if prompt.complete else tokenizer.context_id,
-        end_ids=ends,
-        suppressed={*tokenizer.special_ids, *beyond} - ends,
-        stop=lambda sequence, token_id: texts[sequence].push(token_id),
-    )
-    for step in steps:
-        text = texts[step.sequence]
-        text.ids.append(step.token_id)
-        text.log_probs.append(step.log_prob)
-        reason = step.finish_reason
-        if reason is not None:
-            completion = text.finish(reason)
-            yield Piece(step.sequence, text.take(), completion)
-        elif piece := text.take():
-            yield Piece(step.sequence, piece)
+    start_id = None if prompt.complete else tokenizer.context_id
+    ends = settings.end_token_ids or (tokenizer.end_id,)
+    never = {*tokenizer.special_ids, *range(tokenizer.vocab_size, model.vocab_size)}  # but for ends
+
+    def stop(number: int, token_id: int) -> bool:
+        return texts[number].push(token_id)
+
+    steps = stream(model, prompt.ids, settings, start_id=start_id, end_ids=ends, suppressed=never, stop=stop)
+    for number, token_id, log_prob, reason in steps:
+        text = texts[number]
+        text.ids.append(token_id)
+        text.log_probs.append(log_prob)
+        completion = text.finish(reason) if reason is not None else None
+        if (piece := text.take()) or completion is not None:
+            yield Piece(number, piece, completion)
 
 
 def complete(
     model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, settings: GenerationSettings
 ) -> list[Completion]:
     """All continuations of a prompt, finished."""
-    finished: dict[int, Completion] = {}
-    for piece in stream_text(model, tokenizer, prompt, settings):
-        if piece.completion is not None:
-            finished[piece.sequence] = piece.completion
+    pieces = stream_text(model, tokenizer, prompt, settings)
+    finished = {piece.sequence: piece.completion for piece in pieces if piece.completion is not None}
     return [finished[number] for number in sorted(finished)]
 
 
-@dataclass
+class StopMatcher:
+    """Lets text through up to the first stop string; ``found`` is that string once it came.
+
+    The stop string that is complete first wins (of two that end together, the one that began first), so the result does
+    not depend on how the text was cut into pieces. What is let through never contains a part of a stop string.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = tuple(stops)
+        self.found: str | None = None
+        self._held = ""
+
+    def push(self, piece: str, *, armed: bool = True) -> str:
+        """The text that is certain by now; while not ``armed``, everything, and nothing of it counts for a match."""
+        assert self.found is None, "the text has ended"
+        held, self._held = self._held + piece, ""
+        if not armed:
+            return held
+        matches = [(start + len(stop), start, stop) for stop in self.stops if (start := held.find(stop)) >= 0]
+        if matches:
+            _, start, self.found = min(matches)
+            return held[:start]
+        longest = max(map(len, self.stops), default=1) - 1
+        ends = (held[-length:] for length in range(min(longest, len(held)), 0, -1))
+        self._held = next((end for end in ends if any(stop.startswith(end) for stop in self.stops)), "")
+        return held.removesuffix(self._held)
+
+    def finish(self) -> str:
+        """The text that was held back and turned out not to be a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
 class _Text:
     """The text of one sequence as it grows."""
 
-    tokenizer: Tokenizer
-    prompt_ids: Sequence[int]
-    settings: GenerationSettings
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.decoder = self.tokenizer.stream()
-        for token_id in self.prompt_ids[-_PRIMING_TOKENS:]:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], settings: GenerationSettings) -> None:
+        self.decoder, self.matcher = tokenizer.stream(), StopMatcher(settings.stop)
+        for token_id in prompt_ids[-_PRIMING_TOKENS:]:
             self.decoder.push(token_id)
-        self.matcher = StopMatcher(self.settings.stop)
+        self.min_new_tokens = settings.min_new_tokens
+        self.ids: list[int] = []
+        self.log_probs: list[float] = []
         self.pieces: list[str] = []
         self.taken = 0
 
     def push(self, token_id: int) -> bool:
         """Take in the next token; True when a stop string is complete."""
-        armed = len(self.ids) >= self.settings.min_new_tokens
+        armed = len(self.ids) >= self.min_new_tokens
         self.pieces.append(self.matcher.push(self.decoder.push(token_id), armed=armed))
         return self.matcher.found is not None
 

@@ -30,7 +30,8 @@ from wenlu.models.build import family
 from wenlu.models.checkpoint import digest, read_kind
 from wenlu.models.config import Head
 from wenlu.models.families._files import HFConfig, Weights, read_config
-from wenlu.models.families._transformer import Entry, TransformerFamily
+from wenlu.models.families._tables import Entry
+from wenlu.models.families._transformer import TransformerFamily
 from wenlu.models.lora import LoraLinear, is_lora
 from wenlu.models.transformer import Transformer
 
@@ -90,7 +91,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, *, seed: int) -> nn.Modul
     if not isinstance(model, Transformer):
         raise SettingsError("models.lora_kind", found=type(model).__name__)
     rows = [(theirs, linears) for theirs, _, linears in _matrices(model)]
-    present = {_leaf(name) for _, linears in rows for name in linears} & _GROUPS["all"]
+    present = {name.rpartition(".")[2] for _, linears in rows for name in linears} & _GROUPS["all"]
     chosen = [_GROUPS.get(target, frozenset({target})) & present for target in settings.targets]
     if not chosen or not all(chosen):
         found, known = ", ".join(settings.targets), ", ".join(sorted(present))
@@ -103,7 +104,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, *, seed: int) -> nn.Modul
         a_RI = torch.empty(settings.rank, inputs, device="cpu").uniform_(-bound, bound, generator=generator)
         shared = nn.Parameter(a_RI.to(model.token_embedding.weight))
         for name, base in linears.items():
-            if _leaf(name) in frozenset[str]().union(*chosen):
+            if name.rpartition(".")[2] in frozenset[str]().union(*chosen):
                 b_OR = base.weight.new_zeros(base.out_features, settings.rank)
                 scale = settings.alpha / settings.rank
                 model.set_submodule(name, LoraLinear(base, shared, b_OR, scale=scale, dropout=settings.dropout))
@@ -143,9 +144,11 @@ def write_adapter(model: nn.Module, directory: Path, *, base: str) -> None:
         elif any(parameter.requires_grad for parameter in ours.values()):
             tensors[f"{_PREFIX}{module}.{kind}"] = _joined(entry, ours)
             whole.add(module)
+    # PEFT has no word for a model that says what is hidden.
+    writes = None if model.decoder is None else "CAUSAL_LM" if model.encoder is None else "SEQ_2_SEQ_LM"
     config = {
         "peft_type": "LORA",
-        "task_type": next((task for head, task in _TASKS.items() if head in model.config.heads), _of_words(model)),
+        "task_type": next((task for head, task in _TASKS.items() if head in model.config.heads), writes),
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
@@ -261,13 +264,3 @@ def _matrices(model: Transformer) -> Iterator[tuple[str, Entry, dict[str, nn.Lin
 def _joined(entry: Entry, ours: Mapping[str, Tensor]) -> Tensor:
     """Their tensor, in float32."""
     return entry.save([tensor.detach().float() for tensor in ours.values()])
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _of_words(model: Transformer) -> str | None:
-    """PEFT's word for a model that writes; it has none for one that says what is hidden."""
-    writes = "CAUSAL_LM" if model.encoder is None else "SEQ_2_SEQ_LM"
-    return None if model.decoder is None else writes

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.errors import RequestError
-from wenlu.models.config import Activation, AttentionKind, StackConfig
+from wenlu.models.config import Activation, AttentionKind, Cache, StackConfig
 from wenlu.models.fused import rms_norm
 from wenlu.models.positions import count_positions, rotate
 
@@ -36,8 +36,8 @@ class Visibility:
     not needed: ``allowed`` is None, and ``is_causal`` says whether later keys are hidden.
     """
 
-    allowed: Tensor | None  # bool (B or 1, 1, S, T)
-    is_causal: bool
+    allowed: Tensor | None = None  # bool (B or 1, 1, S, T)
+    is_causal: bool = False
     bias: Tensor | None = None  # added to the scores (1, H, S, T)
 
     def within(self, window: int | None, num_queries: int, num_keys: int, device: torch.device) -> Visibility:
@@ -59,44 +59,40 @@ class Visibility:
         """The same with a bias to the scores, which holds -inf where nothing is allowed."""
         _, S, T = bias_HST.shape
         allowed = self.mask(S, T, bias_HST.device)
-        return Visibility(None, is_causal=False, bias=bias_HST[None].masked_fill(~allowed, float("-inf")))
+        return Visibility(bias=bias_HST[None].masked_fill(~allowed, float("-inf")))
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the tokens of one call stand, and what they see."""
 
     positions: Tensor  # int64 (B or 1, S)
     visible: Visibility
+    documents: Tensor | None  # int64 (B, S), where any were said
 
 
 class LayerCache:
     """Keys and values of one layer, in memory allocated once, at the first write, for ``max_length`` positions."""
 
     def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
-        self.length = 0
-        self.keys_BKTE: Tensor | None = None
-        self.values_BKTE: Tensor | None = None
+        self.max_length, self.length = max_length, 0
+        self.memory: list[Tensor] = []  # of keys and of values (B, K, max_length, E)
 
-    def append(self, keys_BKSE: Tensor, values_BKSE: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, *new_BKSE: Tensor) -> list[Tensor]:
         """Store new keys and values; give back all of them (B, K, T, E) as views."""
-        if torch.is_grad_enabled() and keys_BKSE.requires_grad:
+        if torch.is_grad_enabled() and new_BKSE[0].requires_grad:
             raise RuntimeError("a cache is for inference: use torch.no_grad")
-        if self.keys_BKTE is None or self.values_BKTE is None:
-            B, K, _, E = keys_BKSE.shape
-            self.keys_BKTE = keys_BKSE.new_empty(B, K, self.max_length, E)
-            self.values_BKTE = values_BKSE.new_empty(B, K, self.max_length, E)
-        start, self.length = self.length, self.length + keys_BKSE.shape[2]
-        self.keys_BKTE[:, :, start : self.length] = keys_BKSE
-        self.values_BKTE[:, :, start : self.length] = values_BKSE
+        if not self.memory:
+            self.memory = [new.new_empty(*new.shape[:2], self.max_length, new.shape[3]) for new in new_BKSE]
+        start, self.length = self.length, self.length + new_BKSE[0].shape[2]
+        for memory, new in zip(self.memory, new_BKSE, strict=True):
+            memory[:, :, start : self.length] = new
         return self.stored
 
     @property
-    def stored(self) -> tuple[Tensor, Tensor]:
+    def stored(self) -> list[Tensor]:
         """All keys and values (B, K, T, E) as views."""
-        assert self.keys_BKTE is not None and self.values_BKTE is not None, "nothing was stored"
-        return self.keys_BKTE[:, :, : self.length], self.values_BKTE[:, :, : self.length]
+        assert self.memory, "nothing was stored"
+        return [memory[:, :, : self.length] for memory in self.memory]
 
 
 class KeyValueCache:
@@ -124,12 +120,18 @@ class KeyValueCache:
         start, end = self.length, self.length + num_tokens
         if end > self.max_length:
             raise RequestError("models.cache_full", length=end, max_length=self.max_length)
+        self.length = end
         self.nothing_said &= documents_BS is None and positions_BS is None
-        if self.nothing_said:  # both tables are as they were made
-            self.length = end
-            return Placement(
-                self.positions_BT[:, start:end], one_document(num_tokens, end, device=self.documents_BT.device)
-            )
+        if not self.nothing_said:  # else both tables are as they were made
+            self._take_in(documents_BS, positions_BS, start, end)
+        if self.one_document:
+            visible = one_document(num_tokens, end, device=self.documents_BT.device)
+        else:
+            visible = same_document(self.documents_BT[:, start:end], self.documents_BT[:, :end], causal=True)
+        documents_BS = None if self.nothing_said else self.documents_BT[:, start:end]
+        return Placement(self.positions_BT[:, start:end], visible, documents_BS)
+
+    def _take_in(self, documents_BS: Tensor | None, positions_BS: Tensor | None, start: int, end: int) -> None:
         if start == 0:
             self.one_document = True
             last_document_B1 = next_position_B1 = torch.zeros_like(self.documents_BT[:, :1])
@@ -137,22 +139,15 @@ class KeyValueCache:
             last_document_B1 = self.documents_BT[:, start - 1 : start]
             next_position_B1 = self.positions_BT[:, start - 1 : start] + 1
         if documents_BS is None:
-            documents_BS = last_document_B1.expand(-1, num_tokens)
-            counted_BS = next_position_B1 + torch.arange(num_tokens, device=next_position_B1.device)
+            documents_BS = last_document_B1.expand(-1, end - start)
+            counted_BS = next_position_B1 + torch.arange(end - start, device=next_position_B1.device)
         else:
             first_document_B1 = documents_BS[:, :1] if start == 0 else self.documents_BT[:, :1]
             self.one_document &= bool((documents_BS == first_document_B1).all())
             goes_on_BS = (documents_BS == last_document_B1).cumprod(dim=1)
             counted_BS = count_positions(documents_BS) + goes_on_BS * next_position_B1
-        positions_BS = counted_BS if positions_BS is None else positions_BS
         self.documents_BT[:, start:end] = documents_BS
-        self.positions_BT[:, start:end] = positions_BS
-        self.length = end
-        if self.one_document:
-            visible = one_document(num_tokens, end, device=self.documents_BT.device)
-        else:
-            visible = Visibility(same_document(documents_BS, self.documents_BT[:, :end], causal=True), is_causal=False)
-        return Placement(self.positions_BT[:, start:end], visible)
+        self.positions_BT[:, start:end] = counted_BS if positions_BS is None else positions_BS
 
     def keep_memory(self, memory_documents_BT: Tensor | None, num_states: int) -> Tensor | None:
         """Make room for an encoder's memory at the first call; its documents, as that call said them."""
@@ -168,9 +163,7 @@ class KeyValueCache:
         if self.memory_documents_BT is not None:
             self.memory_documents_BT = self.memory_documents_BT.index_select(0, index_N)
         for layer in (*self.layers, *self.memories):
-            if layer.keys_BKTE is not None and layer.values_BKTE is not None:
-                layer.keys_BKTE = layer.keys_BKTE.index_select(0, index_N)
-                layer.values_BKTE = layer.values_BKTE.index_select(0, index_N)
+            layer.memory = [memory.index_select(0, index_N) for memory in layer.memory]
 
     def truncate(self, length: int) -> None:
         """Forget all positions from ``length`` on; with the first of them the encoder's memory too."""
@@ -181,22 +174,14 @@ class KeyValueCache:
         for layer in self.layers:
             layer.length = length
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes allocated for keys and values."""
-        tensors = [
-            tensor for layer in (*self.layers, *self.memories) for tensor in (layer.keys_BKTE, layer.values_BKTE)
-        ]
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
 
 def place(
     input_ids_BS: Tensor,
     *,
-    mask: Tensor | None,
-    positions: Tensor | None,
-    document_ids: Tensor | None,
-    cache: KeyValueCache | None = None,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cache: Cache | None = None,
     attention: AttentionKind = "causal",
 ) -> Placement:
     """Find where the inputs of a call stand: positions within their documents, and the keys they see."""
@@ -204,17 +189,16 @@ def place(
         raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}")
     documents_BS = masked_documents(mask, document_ids)
     S = input_ids_BS.shape[1]
-    if cache is not None:
+    if isinstance(cache, KeyValueCache):
         return cache.place(documents_BS, positions, S)
-    if positions is None and documents_BS is None:
-        positions = torch.arange(S, device=input_ids_BS.device)[None]
-    elif positions is None and documents_BS is not None:
-        positions = count_positions(documents_BS)
-    assert positions is not None
+    if positions is None:
+        positions = (
+            torch.arange(S, device=input_ids_BS.device)[None] if documents_BS is None else count_positions(documents_BS)
+        )
     causal = attention == "causal"
     if documents_BS is None or bool((documents_BS == documents_BS[:, :1]).all()):
-        return Placement(positions, Visibility(None, is_causal=causal and S > 1))
-    return Placement(positions, Visibility(same_document(documents_BS, documents_BS, causal=causal), is_causal=False))
+        return Placement(positions, Visibility(is_causal=causal and S > 1), documents_BS)
+    return Placement(positions, same_document(documents_BS, documents_BS, causal=causal), documents_BS)
 
 
 def masked_documents(mask: Tensor | None, document_ids: Tensor | None) -> Tensor | None:
@@ -227,29 +211,28 @@ def masked_documents(mask: Tensor | None, document_ids: Tensor | None) -> Tensor
 def see_memory(memory_documents_BT: Tensor | None, documents_BS: Tensor | None) -> Visibility:
     """What the decoder sees of the encoder's states: those of its own document, unsaid: all but padding."""
     if memory_documents_BT is None:
-        return Visibility(None, is_causal=False)
+        return Visibility()
     if documents_BS is None:
         allowed_BST = (memory_documents_BT >= 0)[:, None]
     else:
         allowed_BST = documents_BS[:, :, None] == memory_documents_BT[:, None]
     allowed_BST = allowed_BST | ~allowed_BST.any(dim=-1, keepdim=True)  # padding that has no counterpart
-    return Visibility(allowed_BST[:, None], is_causal=False)
+    return Visibility(allowed_BST[:, None])
 
 
 def one_document(num_queries: int, num_keys: int, *, device: torch.device) -> Visibility:
     """What the last queries of one document see; a mask only when they do not begin at its first token."""
-    if num_queries == 1:
-        return Visibility(None, is_causal=False)
-    if num_queries == num_keys:
-        return Visibility(None, is_causal=True)
-    return Visibility(Visibility(None, is_causal=True).mask(num_queries, num_keys, device), is_causal=False)
+    causal = Visibility(is_causal=num_queries > 1)
+    return causal if num_queries in (1, num_keys) else Visibility(causal.mask(num_queries, num_keys, device))
 
 
-def same_document(queries_BS: Tensor, keys_BT: Tensor, *, causal: bool) -> Tensor:
-    """Mask (B, 1, S, T): a key of the same document, causal: not later. The queries are the last S of the T keys."""
+def same_document(queries_BS: Tensor, keys_BT: Tensor, *, causal: bool) -> Visibility:
+    """Keys of the same document, causal: not later ones. The queries are the last S of the T keys."""
     allowed_B1ST = (queries_BS[:, :, None] == keys_BT[:, None, :])[:, None]
-    S, T = allowed_B1ST.shape[2:]
-    return allowed_B1ST & Visibility(None, is_causal=True).mask(S, T, queries_BS.device) if causal else allowed_B1ST
+    if causal:
+        S, T = allowed_B1ST.shape[2:]
+        allowed_B1ST = allowed_B1ST & Visibility(is_causal=True).mask(S, T, queries_BS.device)
+    return Visibility(allowed_B1ST)
 
 
 class Attention(nn.Module):
@@ -285,31 +268,31 @@ class Attention(nn.Module):
         memory_BTD: Tensor | None = None,
     ) -> Tensor:
         """Mix the values that each position may see; with a memory, those of the memory, which a cache keeps."""
-        q_BSHE = self.q(x_BSD).unflatten(-1, (-1, self.head_size))
-        if self.q_norm is not None:
-            q_BSHE = self.q_norm(q_BSHE)
-        if rotation is not None:
-            q_BSHE = rotate(q_BSHE, *rotation)
+        q_BHSE = self.heads(self.q, self.q_norm, x_BSD, rotation)
         if memory_BTD is not None and cache is not None and cache.length:
             k_BKTE, v_BKTE = cache.stored
         else:
-            k_BKTE, v_BKTE = self.keys_values(x_BSD if memory_BTD is None else memory_BTD, rotation)
+            read_BTD = x_BSD if memory_BTD is None else memory_BTD
+            k_BKTE = self.heads(self.k, self.k_norm, read_BTD, rotation)
+            v_BKTE = self.heads(self.v, None, read_BTD, None)
             if cache is not None:
                 k_BKTE, v_BKTE = cache.append(k_BKTE, v_BKTE)
         fused = self.backend == "sdpa" and self.softcap is None
         attend = self.attend_sdpa if fused else self.attend_eager
-        output: Tensor = self.o(attend(q_BSHE.transpose(1, 2), k_BKTE, v_BKTE, visible).transpose(1, 2).flatten(2))
+        output: Tensor = self.o(attend(q_BHSE, k_BKTE, v_BKTE, visible).transpose(1, 2).flatten(2))
         return output
 
-    def keys_values(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, K, T, E) of states."""
-        k_BTKE = self.k(x_BTD).unflatten(-1, (-1, self.head_size))
-        v_BTKE = self.v(x_BTD).unflatten(-1, (-1, self.head_size))
-        if self.k_norm is not None:
-            k_BTKE = self.k_norm(k_BTKE)
+    def heads(
+        self, matrix: nn.Module, norm: nn.Module | None, x_BSD: Tensor, rotation: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Queries, keys or values (B, H or K, S, E) of states."""
+        x_BSHE = matrix(x_BSD).unflatten(-1, (-1, self.head_size))
+        if norm is not None:
+            x_BSHE = norm(x_BSHE)
         if rotation is not None:
-            k_BTKE = rotate(k_BTKE, *rotation)
-        return k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+            x_BSHE = rotate(x_BSHE, *rotation)
+        heads_BHSE: Tensor = x_BSHE.transpose(1, 2)
+        return heads_BHSE
 
     def attend_sdpa(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
         """Attention by torch's fused kernels; the weights exist nowhere."""
@@ -319,15 +302,9 @@ class Attention(nn.Module):
             # of CUDA's fused kernels, none takes both a mask and groups
             k_BKTE, v_BKTE = k_BKTE.repeat_interleave(group, dim=1), v_BKTE.repeat_interleave(group, dim=1)
         return F.scaled_dot_product_attention(
-            q_BHSE,
-            k_BKTE,
-            v_BKTE,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=visible.is_causal,
-            scale=self.scale,
-            enable_gqa=q_BHSE.shape[1] != k_BKTE.shape[1],
-        )
+            q_BHSE, k_BKTE, v_BKTE, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0,
+            is_causal=visible.is_causal, scale=self.scale, enable_gqa=q_BHSE.shape[1] != k_BKTE.shape[1],
+        )  # fmt: skip
 
     def attend_eager(self, q_BHSE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Visibility) -> Tensor:
         """Attention written out (Vaswani et al. 2017, section 3.2.1); the softmax is taken in float32 at least."""

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from wenlu.models.statistics import Statistics
 
 Norm = Literal["layer_norm", "rms_norm", "rms_norm_plus_one"]  # plus one: the weight is added to 1 (Gemma)
-NormPlacement = Literal[
-    "before", "after", "around"
-]  # a sublayer, or what it was added to ("after"); around: both sides
+# A sublayer, or what it was added to ("after"); around: both sides.
+NormPlacement = Literal["before", "after", "around"]
 OuterNorm = Literal["embedding", "final"]
 Position = Literal["learned", "sinusoidal", "rotary", "relative"]
 AttentionKind = Literal["causal", "bidirectional"]
@@ -56,20 +55,17 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.high_frequency_factor <= self.low_frequency_factor:
-            factors = {"low": self.low_frequency_factor, "high": self.high_frequency_factor}
-            raise SettingsError("models.rope_scaling_order", **factors)
+            raise SettingsError(
+                "models.rope_scaling_order", low=self.low_frequency_factor, high=self.high_frequency_factor
+            )
 
     def to_hf(self) -> dict[str, object]:
         """What a config.json says of it."""
         if self.original_max_positions is None:
             return {"rope_type": "linear", "factor": self.factor}
-        return {
-            "rope_type": "llama3",
-            "factor": self.factor,
-            "low_freq_factor": self.low_frequency_factor,
-            "high_freq_factor": self.high_frequency_factor,
-            "original_max_position_embeddings": self.original_max_positions,
-        }
+        bounds = {"low_freq_factor": self.low_frequency_factor, "high_freq_factor": self.high_frequency_factor}
+        longest = {"original_max_position_embeddings": self.original_max_positions}
+        return {"rope_type": "llama3", "factor": self.factor, **bounds, **longest}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +123,13 @@ class StackConfig:
         if self.num_heads % self.kv_heads:
             raise SettingsError("models.kv_heads_split", num_heads=self.num_heads, num_kv_heads=self.kv_heads)
         if self.num_layers % self.distinct_layers:
-            sizes = {"num_layers": self.num_layers, "num_distinct_layers": self.distinct_layers}
-            raise SettingsError("models.layers_split", **sizes)
+            raise SettingsError(
+                "models.layers_split", num_layers=self.num_layers, num_distinct_layers=self.distinct_layers
+            )
         if self.position == "rotary" and self.head_size % 2:
             raise SettingsError("models.rope_odd_head", head_dim=self.head_size, position=self.position)
         for name, (choice, used) in _READ_BY.items():
-            if getattr(self, choice) not in used and getattr(self, name) != _DEFAULTS[name]:
+            if getattr(self, choice) not in used and getattr(self, name) != getattr(StackConfig, name):
                 raise _unread(name, getattr(self, name), choice, getattr(self, choice))
         for name in ("full_every", "window_rope_theta"):
             if self.window is None and getattr(self, name) is not None:
@@ -164,14 +161,10 @@ class StackConfig:
         return None if full else self.window
 
 
-_SIZES = (
-    *("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "num_kv_heads", "head_dim"),
-    *("num_distinct_layers", "memory_size", "window", "full_every", "embedding_size", "mel_bins"),
-    *("num_segments", "relative_buckets", "relative_distance"),
-)
-_LEAST = {"num_segments": 0, "relative_buckets": 4}  # a half of the buckets looks each way, a half of it one by one
+_SIZES = tuple(field.name for field in fields(StackConfig) if str(field.type).startswith("int"))
+# Of the buckets a half looks each way, a half of it one by one.
+_LEAST = {"num_segments": 0, "position_offset": 0, "relative_buckets": 4}
 _DROPOUTS = tuple(field.name for field in fields(StackConfig) if field.name.endswith("_dropout"))
-_DEFAULTS = {field.name: field.default for field in fields(StackConfig)}
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # what only some answers to another choice read
     **dict.fromkeys(("rope_theta", "rope_scaling", "window_rope_theta"), ("position", ("rotary",))),
     **dict.fromkeys(("relative_buckets", "relative_distance"), ("position", ("relative",))),
@@ -261,11 +254,10 @@ class ModelSettings:
         Raises:
             SettingsError: ``models.setting_unused``, naming the setting, its value and what the kind does use.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("kind", "start") and field.name not in uses and value is not None:
+        for name, value in vars(self).items():
+            if name not in ("kind", "start", *uses) and value is not None:
                 read = ", ".join(sorted(uses))
-                raise SettingsError("models.setting_unused", name=field.name, value=value, kind=self.kind, uses=read)
+                raise SettingsError("models.setting_unused", name=name, value=value, kind=self.kind, uses=read)
 
 
 def given(value: T | None, default: T) -> T:

@@ -5,33 +5,26 @@ What a line says are notices: ids of the catalogue and their values, which whoev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from wenlu.core.log import Notice
-from wenlu.models.config import (
-    Activation,
-    Bias,
-    Head,
-    LanguageModel,
-    ModelSettings,
-    StackConfig,
-    TransformerConfig,
-    given,
-)
-from wenlu.models.statistics import Part, Statistics, transformer_parts, transformer_statistics
+from wenlu.models.config import Head, LanguageModel, ModelSettings, StackConfig, TransformerConfig, given
+from wenlu.models.statistics import Part, Statistics, transformer_parts
 
 if TYPE_CHECKING:
     from torch import nn
 
     from wenlu.models.ngram import NGramConfig
-    from wenlu.models.recurrent import LSTMConfig
+    from wenlu.models.recurrent import RecurrentModel
 
 Section = Literal["embeddings", "layers", "heads"]
 
 LONGEST_ROW = 1024  # whose costs are told, where a model can read as much
-_PROJECTIONS: tuple[Bias, ...] = ("q", "k", "v", "o")
+_PROJECTIONS = ("q", "k", "v", "o")
 _SHOWN_LABELS = 6
 
 
@@ -63,9 +56,10 @@ class Description:
     @property
     def sums(self) -> dict[str, int]:
         """Parameters of the embeddings, of the layers with what stands between them, of the heads, and of all."""
-        sums: dict[str, int] = {"embeddings": 0, "layers": 0, "heads": 0}
-        for line in self.lines:
-            sums[line.section] += line.parameters
+        sums = {
+            section: sum(line.parameters for line in self.lines if line.section == section)
+            for section in get_args(Section)
+        }
         return {**sums, "total": sum(sums.values())}
 
     @property
@@ -95,7 +89,7 @@ def describe_kind(
     from wenlu.models.families.mixture import MixtureFamily
     from wenlu.models.families.ngram import NGramFamily
     from wenlu.models.meta import meta_device
-    from wenlu.models.transformer import Transformer
+    from wenlu.models.transformer import Transformer, on_meta
 
     kind = family(settings.kind)
     if isinstance(kind, MixtureFamily):
@@ -106,44 +100,43 @@ def describe_kind(
         return Description(tuple(_ngram_lines(config)))
     with meta_device():
         model = build_model(settings, vocab_size=vocab_size, end_id=0, sequence_length=sequence_length)
-    if isinstance(model, Transformer):
-        equipped = replace(model.config, heads=model.config.heads | heads)
-        return describe_transformer(equipped, sequence_length=sequence_length)
+    if isinstance(model, Transformer) and not heads <= model.config.heads:
+        model = on_meta(replace(model.config, heads=model.config.heads | heads))
     return describe_model(model, sequence_length=sequence_length)
 
 
 def describe_model(model: nn.Module, *, sequence_length: int | None = None) -> Description:
-    """The drawing of a model of any kind; one on the device ``meta`` will do."""
+    """The drawing of a model of any kind; one on the device ``meta`` will do.
+
+    Costs are those of rows of ``LONGEST_ROW``, or as long as a Transformer can read, unless a length is given.
+    """
     from wenlu.models.mixture import Mixture
     from wenlu.models.ngram import NGramModel
     from wenlu.models.recurrent import RecurrentModel
     from wenlu.models.transformer import Transformer
 
+    length, config, lines = given(sequence_length, LONGEST_ROW), None, _module_lines(model)
     if isinstance(model, Transformer):
-        return describe_transformer(model.config, sequence_length=sequence_length)
-    length = given(sequence_length, LONGEST_ROW)
-    lines: Iterable[Line]
-    if isinstance(model, RecurrentModel):
-        lines = _lstm_lines(model.config)
+        config, parts = model.config, {part.name: part for part in transformer_parts(model)}
+        length = given(sequence_length, min(LONGEST_ROW, config.main.max_positions))
+        stacks = [_stack_lines(name, stack, model.config, parts) for name, stack in config.towers.items()]
+        lines = itertools.chain(*stacks, _head_lines(config, parts))
+    elif isinstance(model, RecurrentModel):
+        lines = _lstm_lines(model)
     elif isinstance(model, NGramModel):
         lines = _ngram_lines(model.config)
     elif isinstance(model, Mixture):
         drawn = [describe_model(component, sequence_length=length) for component in model.components]
         lines = _mixture_lines(model.weights, drawn)
-    else:
-        lines = _module_lines(model)
-    return Description(tuple(lines), cast(LanguageModel, model).statistics(sequence_length=length), length)
+    statistics = cast(LanguageModel, model).statistics(sequence_length=length)
+    return Description(tuple(lines), statistics, length, config)
 
 
 def describe_transformer(config: TransformerConfig, *, sequence_length: int | None = None) -> Description:
-    """The drawing of a Transformer; its costs are those of rows as long as it can read, up to ``LONGEST_ROW``."""
-    length = sequence_length or min(LONGEST_ROW, config.main.max_positions)
-    parts = {part.name: part for part in transformer_parts(config)}
-    towers = config.towers.items()
-    lines = [line for name, stack in towers for line in _stack_lines(name, stack, config, parts)]
-    lines += _head_lines(config, parts)
-    statistics = transformer_statistics(config, sequence_length=length)
-    return Description(tuple(lines), statistics, length, config)
+    """The drawing of a Transformer that is nothing but its config."""
+    from wenlu.models.transformer import on_meta
+
+    return describe_model(on_meta(config), sequence_length=sequence_length)
 
 
 def _stack_lines(name: str, stack: StackConfig, config: TransformerConfig, parts: dict[str, Part]) -> Iterator[Line]:
@@ -156,16 +149,16 @@ def _stack_lines(name: str, stack: StackConfig, config: TransformerConfig, parts
     shared = (_say("describe.layer_shared", distinct=distinct),) if distinct < stack.num_layers else ()
     times = _say("describe.layer", num_layers=stack.num_layers)
     yield Line("layers", 1, (times,), (_say("describe.layer_each", each=each), *shared))
-    attend = Notice(f"describe.{stack.attention}")
-    yield _sublayer(f"{name}.layers.{{}}.self_attention", attend, stack, parts)
-    yield Line("layers", 3, (), tuple(_attention_details(stack)))
-    if sight := tuple(_sight(stack)):
-        yield Line("layers", 3, (), sight)
-    if stack.memory_size is not None:
-        yield _sublayer(f"{name}.layers.{{}}.cross_attention", Notice("describe.cross"), stack, parts)
-        yield Line("layers", 3, (), tuple(_attention_details(stack)))
-    yield _sublayer(f"{name}.layers.{{}}.ffn", Notice("describe.ffn"), stack, parts)
-    yield Line("layers", 3, (), tuple(_ffn_details(stack)))
+    attention = _attention_details(stack)
+    sublayers: list[tuple[str, str, Sequence[tuple[Notice, ...]]]] = [
+        ("self_attention", f"describe.{stack.attention}", (attention, _sight(stack))),
+        ("cross_attention", "describe.cross", (attention,)),
+        ("ffn", "describe.ffn", (_ffn_details(stack),)),
+    ]
+    for module, step, details in sublayers:
+        if f"{name}.layers.{{}}.{module}" in parts:
+            yield _sublayer(f"{name}.layers.{{}}.{module}", Notice(step), stack, parts)
+            yield from (Line("layers", 3, (), told) for told in details if told)
     if (final := parts.get(f"{name}.final_norm")) is not None:
         yield Line("layers", 1, (_norm(stack),), (Notice("describe.final"),), (final,))
 
@@ -175,83 +168,71 @@ def _embedding_lines(
 ) -> Iterator[Line]:
     """How tokens come in, a line for each table."""
     E, offset = stack.token_size, stack.position_offset
-    places = stack.max_positions + offset
     offsets = (_say("describe.offset", offset=offset),) if offset else ()
-    relative = _say("describe.relative", buckets=stack.relative_buckets, distance=stack.relative_distance)
-    tables: dict[str, tuple[Notice, tuple[Notice, ...]]] = {
-        "embeddings.token": (_say("describe.tokens", rows=config.vocab_size, size=E), ()),
-        "embeddings.spectrogram": (_say("describe.spectrogram", bands=stack.mel_bins, size=E), ()),
-        "embeddings.position": (_say("describe.learned", rows=places, size=E), offsets),
-        "embeddings.segment": (_say("describe.segments", rows=stack.num_segments, size=E), ()),
-        "embeddings.norm": (_norm(stack), ()),
-        "embeddings.projection": (_matrix(E, stack.hidden_size), ()),
-        "relative": (relative, ()),
-    }
     scale = (_say("describe.times", scale=stack.embedding_scale),) if stack.embedding_scale != 1.0 else ()
-    for module, (step, details) in tables.items():
+    shared = (Notice("describe.tokens_shared"), *scale) if stack.mel_bins is None else ()
+    sinusoidal = (Notice("describe.sinusoidal"),) if stack.position == "sinusoidal" else ()
+    relative = _say("describe.relative", buckets=stack.relative_buckets, distance=stack.relative_distance)
+    learned = _say("describe.learned", rows=stack.max_positions + offset, size=E)
+    tables: dict[str, Sequence[tuple[Notice, ...]]] = {  # with a table; without one; what is particular
+        "embeddings.token": ((_say("describe.tokens", rows=config.vocab_size, size=E), *scale), shared, ()),
+        "embeddings.spectrogram": ((_say("describe.spectrogram", bands=stack.mel_bins, size=E),), (), ()),
+        "embeddings.position": ((learned,), sinusoidal, offsets),
+        "embeddings.segment": ((_say("describe.segments", rows=stack.num_segments, size=E),), (), ()),
+        "embeddings.norm": ((_norm(stack),), (), ()),
+        "embeddings.projection": ((_matrix(E, stack.hidden_size),), (), ()),
+        "relative": ((relative,), (), ()),
+    }
+    for module, (steps, otherwise, details) in tables.items():
         part = parts.get(f"{name}.{module}")
-        if part is not None:
-            steps = (step, *scale) if module == "embeddings.token" else (step,)
-            yield Line("embeddings", 1, steps, details, (part,))
-        elif module == "embeddings.token" and stack.mel_bins is None:
-            yield Line("embeddings", 1, (Notice("describe.tokens_shared"), *scale))
-        elif module == "embeddings.position" and stack.position == "sinusoidal":
-            yield Line("embeddings", 1, (Notice("describe.sinusoidal"),), offsets)
+        if part or otherwise:
+            yield Line("embeddings", 1, steps if part else otherwise, details, (part,) if part else ())
 
 
 def _sublayer(prefix: str, step: Notice, stack: StackConfig, parts: dict[str, Part]) -> Line:
     """x and what is added to it, with the norms where they stand (``Layer.residual``)."""
     names = [prefix, f"{prefix}_norm", f"{prefix}_end_norm"]
     x, add, norm = Notice("describe.x"), Notice("describe.add"), _norm(stack)
-    placed = {
-        "before": (x, norm, step, add),
-        "after": (x, step, add, norm),
-        "around": (x, norm, step, norm, add) if names[2] in parts else (x, norm, step, add),
-    }
-    return Line("layers", 2, placed[stack.norm_placement], (), tuple(parts[name] for name in names if name in parts))
+    ends = (norm,) if names[2] in parts else ()
+    steps = (x, step, add, norm) if stack.norm_placement == "after" else (x, norm, step, *ends, add)
+    return Line("layers", 2, steps, (), tuple(parts[name] for name in names if name in parts))
 
 
-def _attention_details(stack: StackConfig) -> Iterator[Notice]:
-    yield _say("describe.heads", heads=stack.num_heads, size=stack.head_size)
-    if stack.kv_heads != stack.num_heads:
-        yield _say("describe.groups", heads=stack.kv_heads)
-    if stack.qk_norm == "head":
-        yield Notice("describe.qk_norm")
-    if stack.attention_scale is not None and stack.attention_scale != stack.head_size**-0.5:
-        yield _say("describe.scores", scale=stack.attention_scale)
-    if stack.attention_softcap is not None:
-        yield _say("describe.softcap", cap=stack.attention_softcap)
-    biased = [name for name in _PROJECTIONS if name in stack.biases]
-    if biased and len(biased) < len(_PROJECTIONS):
-        yield _say("describe.biases_on", names=", ".join(biased))
-    else:
-        yield Notice("describe.biases" if biased else "describe.no_biases")
+def _attention_details(stack: StackConfig) -> tuple[Notice, ...]:
+    biased, scale = [name for name in _PROJECTIONS if name in stack.biases], stack.attention_scale
+    biases = _say("describe.biases_on", names=", ".join(biased))
+    if len(biased) in (0, len(_PROJECTIONS)):
+        biases = Notice("describe.biases" if biased else "describe.no_biases")
+    return _said(
+        (True, _say("describe.heads", heads=stack.num_heads, size=stack.head_size)),
+        (stack.kv_heads != stack.num_heads, _say("describe.groups", heads=stack.kv_heads)),
+        (stack.qk_norm == "head", Notice("describe.qk_norm")),
+        (scale not in (None, stack.head_size**-0.5), _say("describe.scores", scale=scale)),
+        (stack.attention_softcap is not None, _say("describe.softcap", cap=stack.attention_softcap)),
+        (True, biases),
+    )
 
 
-def _sight(stack: StackConfig) -> Iterator[Notice]:
+def _sight(stack: StackConfig) -> tuple[Notice, ...]:
     """Positions that attention itself knows, and how far it sees."""
-    if stack.position == "rotary":
-        yield _say("describe.rotary", theta=stack.rope_theta)
-        scaling = stack.rope_scaling
-        if scaling is not None and scaling.original_max_positions is not None:
-            yield _say("describe.stretched_slow", factor=scaling.factor, positions=scaling.original_max_positions)
-        elif scaling is not None:
-            yield _say("describe.stretched", factor=scaling.factor)
-    if stack.window is not None:
-        yield _say("describe.window", window=stack.window)
-        if stack.full_every is not None:
-            yield _say("describe.full_every", every=stack.full_every)
-        if stack.window_rope_theta is not None:
-            yield _say("describe.window_rotary", theta=stack.window_rope_theta)
+    scaling, rotary, windowed = stack.rope_scaling, stack.position == "rotary", stack.window is not None
+    slow, factor = scaling and scaling.original_max_positions, scaling and scaling.factor
+    base, far = stack.window_rope_theta, stack.full_every
+    return _said(
+        (rotary, _say("describe.rotary", theta=stack.rope_theta)),
+        (rotary and slow is not None, _say("describe.stretched_slow", factor=factor, positions=slow)),
+        (rotary and factor is not None and slow is None, _say("describe.stretched", factor=factor)),
+        (windowed, _say("describe.window", window=stack.window)),
+        (windowed and far is not None, _say("describe.full_every", every=far)),
+        (windowed and base is not None, _say("describe.window_rotary", theta=base)),
+    )
 
 
-def _ffn_details(stack: StackConfig) -> Iterator[Notice]:
-    yield _say("describe.widths", size=stack.hidden_size, inner=stack.intermediate_size)
-    if stack.ffn == "gated":
-        yield _say("describe.gated", activation=stack.activation)
-    else:
-        yield _activation(stack.activation)
-    yield Notice("describe.biases" if "ffn" in stack.biases else "describe.no_biases")
+def _ffn_details(stack: StackConfig) -> tuple[Notice, ...]:
+    widths = _say("describe.widths", size=stack.hidden_size, inner=stack.intermediate_size)
+    gated = _say("describe.gated", activation=stack.activation)
+    biases = Notice("describe.biases" if "ffn" in stack.biases else "describe.no_biases")
+    return widths, gated if stack.ffn == "gated" else _activation(stack.activation), biases
 
 
 def _head_lines(config: TransformerConfig, parts: dict[str, Part]) -> Iterator[Line]:
@@ -263,8 +244,8 @@ def _head_lines(config: TransformerConfig, parts: dict[str, Part]) -> Iterator[L
     pooled = Notice("describe.pooled") if "pooler" in config.heads else position
 
     def line(steps: Sequence[Notice], *names: str) -> Line:
-        held = tuple(parts[name] for name in (f"head.{name}" for name in names) if name in parts)
-        return Line("heads", 0, tuple(steps), (), held)
+        held = [parts[f"head.{name}"] for name in names if f"head.{name}" in parts]
+        return Line("heads", 0, tuple(steps), (), tuple(held))
 
     if "language_model" in config.heads:
         read = every
@@ -284,29 +265,30 @@ def _head_lines(config: TransformerConfig, parts: dict[str, Part]) -> Iterator[L
     yield from (line(steps, name) for head, (name, steps) in others.items() if head in config.heads)
 
 
-def _to_words(config: TransformerConfig) -> Iterator[Notice]:
+def _to_words(config: TransformerConfig) -> tuple[Notice, ...]:
     E, V = config.main.token_size, config.vocab_size
-    if config.head_scale != 1.0:
-        yield _say("describe.times", scale=config.head_scale)
-    yield _say("describe.tied", rows=E, columns=V) if config.tie_embeddings else _matrix(E, V)
-    if config.head_bias:
-        yield Notice("describe.add_bias")
-    if config.logit_softcap is not None:
-        yield _say("describe.capped", cap=config.logit_softcap)
+    matrix = _say("describe.tied", rows=E, columns=V) if config.tie_embeddings else _matrix(E, V)
+    return _said(
+        (config.head_scale != 1.0, _say("describe.times", scale=config.head_scale)),
+        (True, matrix),
+        (config.head_bias, Notice("describe.add_bias")),
+        (config.logit_softcap is not None, _say("describe.capped", cap=config.logit_softcap)),
+    )
 
 
-def _lstm_lines(config: LSTMConfig) -> Iterator[Line]:
+def _lstm_lines(model: RecurrentModel) -> Iterator[Line]:
+    config, sizes = model.config, Counter[str]()
+    for name, parameter in model.named_parameters():
+        sizes[name.partition(".")[0]] += parameter.numel()
     V, E, H = config.vocab_size, config.embedding_size, config.hidden_size
-    gates = sum(4 * H * ((E if layer == 0 else H) + H + 2) for layer in range(config.num_layers))
     tokens = _say("describe.tokens", rows=V, size=E)
-    yield Line("embeddings", 0, (tokens,), (), (Part("embedding", V * E),))
-    yield Line("layers", 0, (_say("describe.lstm", num_layers=config.num_layers, size=H),), (), (Part("lstm", gates),))
-    every, bias, logits = Notice("describe.every"), Notice("describe.add_bias"), Notice("describe.logits")
-    if config.tie_embeddings:
-        steps = (every, _matrix(H, E), _say("describe.tied", rows=E, columns=V), bias, logits)
-        yield Line("heads", 0, steps, (), (Part("projection", H * E + E), Part("bias", V)))
-    else:
-        yield Line("heads", 0, (every, _matrix(H, V), bias, logits), (), (Part("head", H * V + V),))
+    layers = _say("describe.lstm", num_layers=config.num_layers, size=H)
+    yield Line("embeddings", 0, (tokens,), (), (Part("embedding", sizes["embedding"]),))
+    yield Line("layers", 0, (layers,), (), (Part("lstm", sizes["lstm"]),))
+    words = (_matrix(H, E), _say("describe.tied", rows=E, columns=V)) if config.tie_embeddings else (_matrix(H, V),)
+    steps = (Notice("describe.every"), *words, Notice("describe.add_bias"), Notice("describe.logits"))
+    parts = [Part(name, sizes[name]) for name in ("head", "projection", "bias") if name in sizes]
+    yield Line("heads", 0, steps, (), tuple(parts))
 
 
 def _ngram_lines(config: NGramConfig) -> Iterator[Line]:
@@ -334,6 +316,11 @@ def _module_lines(model: nn.Module) -> Iterator[Line]:
         yield Line("layers", 0, (_say("describe.module", name=name, type=type(module).__name__),), (), (part,))
 
 
+def _said(*told: tuple[bool, Notice]) -> tuple[Notice, ...]:
+    """What of this is so."""
+    return tuple(notice for so, notice in told if so)
+
+
 def _say(id: str, /, **values: object) -> Notice:
     return Notice(id, values)
 
@@ -346,5 +333,5 @@ def _matrix(rows: int, columns: int) -> Notice:
     return _say("describe.matrix", rows=rows, columns=columns)
 
 
-def _activation(name: Activation) -> Notice:
+def _activation(name: str) -> Notice:
     return _say("describe.activation", name=name)

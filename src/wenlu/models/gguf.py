@@ -11,10 +11,9 @@ import mmap
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,33 +26,43 @@ from wenlu.models.positions import inverse_frequencies
 
 ROPE_FACTORS = "rope_freqs.weight"
 LLAMA3_LOW, LLAMA3_HIGH, LLAMA3_POSITIONS = 1.0, 4.0, 8192  # what the factors alone do not say
-EXTRA = "export"  # of pip, with the gguf package
 
-_LLAMA_SIZES = {
-    "num_hidden_layers": "block_count",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_attention_heads": "attention.head_count",
-    "max_position_embeddings": "context_length",
+_LLAMA = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "context_length": "max_position_embeddings",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "rope.dimension_count": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": "vocab_size",
 }
-_GPT2_SIZES = {
-    "n_layer": "block_count",
-    "n_embd": "embedding_length",
-    "n_inner": "feed_forward_length",
-    "n_head": "attention.head_count",
-    "n_positions": "context_length",
+_GPT2 = {
+    "block_count": "n_layer",
+    "embedding_length": "n_embd",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "context_length": "n_positions",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
-SIZES: Final = {"llama": _LLAMA_SIZES, "qwen2": _LLAMA_SIZES, "qwen3": _LLAMA_SIZES, "gpt2": _GPT2_SIZES}
-"""The architectures that are read and written: a key of config.json for each key of the file that all must have."""
+KEYS: Final = {"llama": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "gpt2": _GPT2}
+"""The architectures that are read and written: the key of config.json for each key of the file."""
 
-_OTHER_KEYS = {"attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count"} | {
-    *("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "rope.freq_base", "vocab_size"),
-    *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
-    *("tensor_data_layout",),
+_SCALING = tuple(f"rope.scaling.{key}" for key in ("type", "factor", "original_context_length", "finetuned"))
+_KNOWN = {*_LLAMA, *_GPT2, *_SCALING, "tensor_data_layout"}
+_NUMBERS = {  # where the file does not say
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.layer_norm_epsilon": 1e-5,
+    "rope.freq_base": DEFAULT_ROPE_THETA,
 }
 _NEUTRAL = {"expert_count": 0, "expert_used_count": 0, "rope.scale_linear": 1.0, "attention.causal": True}
 _LARGEST_SIZE, _MOST_HEADS = 1 << 24, 1 << 16
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 _STRETCH = 1 << 16  # numbers that become floats at a time: what fits a processor's cache
 
 
@@ -69,54 +78,40 @@ def read_config(path: Path) -> dict[str, object]:
         CheckpointError: ``models.unknown_type``, ``models.config_unsupported``, ``core.gguf_*``.
     """
     header = read_header(path, vocabulary=False)
-    architecture = header.text("general.architecture")
-    if architecture not in SIZES:
-        raise CheckpointError("models.unknown_type", path=path, found=architecture, known=", ".join(SIZES))
+    architecture = header.value("general.architecture", "")
+    if architecture not in KEYS:
+        raise CheckpointError("models.unknown_type", path=path, found=architecture, known=", ".join(KEYS))
     prefix = f"{architecture}."
-    keys = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
-    for key, value in keys.items():
-        if key not in _OTHER_KEYS and key not in SIZES[architecture].values() and _NEUTRAL.get(key) != value:
-            raise CheckpointError(
-                "models.config_unsupported", key=prefix + key, value=value, supported=_NEUTRAL.get(key, "-"), path=path
-            )
-    hf: dict[str, object] = {"model_type": architecture, "vocab_size": _vocab_size(header)}
-    hf |= {name: _size(header, prefix + key) for name, key in SIZES[architecture].items()}
+    for key, value in header.metadata.items():
+        supported = _NEUTRAL.get(key.removeprefix(prefix), "-")
+        if key.startswith(prefix) and key.removeprefix(prefix) not in _KNOWN and value != supported:
+            raise CheckpointError("models.config_unsupported", key=key, value=value, supported=supported, path=path)
+    embedding = header.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        header.refuse("token_embd.weight", "-" if embedding is None else embedding.shape, "(vocab, hidden)")
+    hf: dict[str, Any] = {"model_type": architecture, "vocab_size": embedding.shape[0]}
+    num_heads = _size(header, f"{prefix}attention.head_count")
+    head_dim = _size(header, f"{prefix}embedding_length") // num_heads
+    defaults = {"attention.head_count_kv": num_heads, "attention.key_length": head_dim}
+    for key, name in KEYS[architecture].items():
+        if key in _NUMBERS:
+            hf[name] = _number(header, prefix + key, _NUMBERS[key])
+        else:
+            size = _size(header, prefix + key, defaults.get(key, hf.get(name)))
+            if hf.setdefault(name, size) != size and name == "head_dim":  # a head is as wide everywhere, and all turns
+                header.refuse(prefix + key, size, hf[name])
+    num_layers = header.integer(f"{prefix}block_count")
     layers = {int(match[1]) for name in header.tensors if (match := re.match(r"blk\.(\d{1,6})\.", name))}
-    if len(layers) != keys["block_count"]:
-        header.refuse(f"{prefix}block_count", keys["block_count"], len(layers))
+    if len(layers) != num_layers:
+        header.refuse(f"{prefix}block_count", num_layers, len(layers))
     hf["tie_word_embeddings"] = "output.weight" not in header.tensors
-    hf["bos_token_id"] = header.integer("tokenizer.ggml.bos_token_id")
-    hf["eos_token_id"] = header.integer("tokenizer.ggml.eos_token_id")
-    hf["pad_token_id"] = header.integer("tokenizer.ggml.padding_token_id")
+    for role, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        hf[f"{role}_token_id"] = header.integer(f"tokenizer.ggml.{name}_token_id")
     if architecture == "gpt2":
-        no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)  # else Hugging Face's default
-        return hf | no_dropout | {"layer_norm_epsilon": _number(header, f"{prefix}attention.layer_norm_epsilon", 1e-5)}
-    return hf | _llama_config(header, prefix, hidden_size=_size(header, f"{prefix}embedding_length"))
-
-
-def _llama_config(header: Header, prefix: str, *, hidden_size: int) -> dict[str, object]:
-    """The values that only the Llama kind has."""
-    num_heads = _size(header, f"{prefix}attention.head_count", most=_MOST_HEADS)
-    head_dim = _size(header, f"{prefix}attention.key_length", hidden_size // num_heads, most=_MOST_HEADS)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if (found := _size(header, prefix + key, head_dim)) != head_dim:
-            header.refuse(prefix + key, found, head_dim)
-    theta = _number(header, f"{prefix}rope.freq_base", DEFAULT_ROPE_THETA)
-    hf: dict[str, object] = {
-        "num_key_value_heads": _size(header, f"{prefix}attention.head_count_kv", num_heads, most=_MOST_HEADS),
-        "head_dim": head_dim,
-        "rms_norm_eps": _number(header, f"{prefix}attention.layer_norm_rms_epsilon", 1e-6),
-        "rope_theta": theta,
-        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
-        "mlp_bias": "blk.0.ffn_up.bias" in header.tensors,
-    }
-    scaling = header.text(f"{prefix}rope.scaling.type", "none")
-    if scaling != "none":  # linear, or for the family to refuse
-        hf["rope_scaling"] = {"rope_type": scaling, "factor": _number(header, f"{prefix}rope.scaling.factor", 1.0)}
-    elif ROPE_FACTORS in header.tensors:
-        original = _size(header, f"{prefix}rope.scaling.original_context_length", LLAMA3_POSITIONS)
-        hf["rope_scaling"] = _llama3_scaling(header, head_dim=head_dim, theta=theta, original_max_positions=original)
-    return hf
+        return hf | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)  # else Hugging Face's default
+    hf["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
+    hf["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
+    return hf | {"rope_scaling": _rope_scaling(header, prefix, head_dim=hf["head_dim"], theta=hf["rope_theta"])}
 
 
 def rope_factors(scaling: RopeScaling, *, head_dim: int, theta: float) -> Tensor:
@@ -125,75 +120,51 @@ def rope_factors(scaling: RopeScaling, *, head_dim: int, theta: float) -> Tensor
     return plain / scaled
 
 
-def _llama3_scaling(header: Header, *, head_dim: int, theta: float, original_max_positions: int) -> dict[str, object]:
-    """Llama 3's scaling with the factors of the file, which must be those that it leads to."""
-    info = header.tensors[ROPE_FACTORS]
+def _rope_scaling(header: Header, prefix: str, *, head_dim: int, theta: float) -> dict[str, object] | None:
+    """The scaling that a file names, or Llama 3's with the factors of the file, which must be those it leads to."""
+    kind = header.value(f"{prefix}rope.scaling.type", "none")
+    if kind != "none":  # linear, or for the family to refuse
+        return {"rope_type": kind, "factor": _number(header, f"{prefix}rope.scaling.factor", 1.0)}
+    info = header.tensors.get(ROPE_FACTORS)
+    if info is None:
+        return None
     if info.type.name != "F32" or info.shape != (head_dim // 2,):
         header.refuse(ROPE_FACTORS, f"{info.type.name} {info.shape}", f"F32 {(head_dim // 2,)}")
     found = _numbers(_mapped(header.path), info)
-    scaling = RopeScaling(
-        factor=max(float(found.max()), 1.0),
-        low_frequency_factor=LLAMA3_LOW,
-        high_frequency_factor=LLAMA3_HIGH,
-        original_max_positions=original_max_positions,
-    )
+    original = _size(header, f"{prefix}rope.scaling.original_context_length", LLAMA3_POSITIONS)
+    bounds = {"low_frequency_factor": LLAMA3_LOW, "high_frequency_factor": LLAMA3_HIGH}
+    scaling = RopeScaling(factor=max(float(found.max()), 1.0), original_max_positions=original, **bounds)
     if not torch.allclose(found, rope_factors(scaling, head_dim=head_dim, theta=theta), rtol=1e-4):
-        possible = f"llama3: {LLAMA3_LOW}, {LLAMA3_HIGH}, {original_max_positions}"
-        header.refuse(ROPE_FACTORS, found.tolist()[:8], possible)
+        header.refuse(ROPE_FACTORS, found.tolist()[:8], f"llama3: {LLAMA3_LOW}, {LLAMA3_HIGH}, {original}")
     return scaling.to_hf()
 
 
-@dataclass(frozen=True)
 class Layout:
-    """How an architecture names and lays out the tensors of its family."""
+    """How an architecture names and lays out the tensors of its family, its names by the gguf package."""
 
-    architecture: str
-    heads: Mapping[str, int]  # of the modules of the file whose rows llama.cpp turns with pairs side by side
-    modules: Mapping[str, str]  # theirs by the file's; {} is the layer number
-    transposed: frozenset[str]  # the file's modules that their Conv1D stores as (in, out)
-
-    @classmethod
-    def of(cls, architecture: str, *, num_heads: int, num_kv_heads: int, path: Path) -> Layout:
-        """The layout of an architecture, its names by the gguf package.
-
-        Raises:
-            CheckpointError: ``data.missing_extra`` without the package.
-        """
+    def __init__(self, architecture: str, *, num_heads: int, num_kv_heads: int, path: Path) -> None:
         from wenlu.models.build import family
         from wenlu.models.families._transformer import TransformerFamily
 
-        package = import_gguf(path)
-        kind = family(architecture)
+        package, kind = import_gguf(path), family(architecture)
         assert isinstance(kind, TransformerFamily)
         names = package.get_tensor_name_map(package.MODEL_ARCH[architecture.upper()], 1)
-        modules = {
+        entries = {
             name.replace("blk.0.", "blk.{}."): entry
             for entry in kind.entries
             if (name := names.get_name(entry.theirs.format(0))) is not None
         }
-        heads = {"blk.{}.attn_q": num_heads, "blk.{}.attn_k": num_kv_heads} if architecture == "llama" else {}
-        transposed = frozenset(name for name, entry in modules.items() if entry.form == "transposed")
-        return cls(architecture, heads, {name: entry.theirs for name, entry in modules.items()}, transposed)
+        self.theirs = {name: entry.theirs for name, entry in entries.items()}  # by the file's; {} is the layer number
+        self.ours = {theirs: name for name, theirs in self.theirs.items()}
+        self.transposed = {name for name, entry in entries.items() if entry.form == "transposed"}  # as Conv1D has it
+        turned = {"blk.{}.attn_q": num_heads, "blk.{}.attn_k": num_kv_heads}  # rows with pairs side by side
+        self.heads = turned if architecture == "llama" else {}
 
-    def theirs(self, name: str) -> str:
-        """Hugging Face's name of a tensor; a name that means nothing here stays."""
-        return _renamed(name, self.modules)
-
-    def ours(self, name: str) -> str:
-        """The file's name of a tensor of theirs."""
-        return _renamed(name, {theirs: name for name, theirs in self.modules.items()})
-
-    def read(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor as they store it, from the tensor of this name in the file."""
-        return self._turned(name, tensor, (-1, 2))
-
-    def write(self, name: str, tensor: Tensor) -> Tensor:
-        """The other way."""
-        return self._turned(name, tensor, (2, -1))
-
-    def _turned(self, name: str, tensor: Tensor, pairs: tuple[int, int]) -> Tensor:
+    def turned(self, name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
+        """The tensor of this name in the file as they store it; ``back`` is the other way."""
         module = _module(name)[0]
         if module in self.heads:
+            pairs = (2, -1) if back else (-1, 2)
             rows = tensor.reshape(self.heads[module], *pairs, *tensor.shape[1:])
             return rows.swapaxes(1, 2).reshape(tensor.shape)
         return tensor.t() if module in self.transposed and tensor.dim() == 2 else tensor
@@ -203,13 +174,13 @@ class Tensors:
     """The tensors of a GGUF file, mapped, under Hugging Face's names, as ``safe_open`` would give them."""
 
     def __init__(self, path: Path) -> None:
-        header = read_header(path, vocabulary=False)
-        architecture = header.text("general.architecture")
-        num_heads = _size(header, f"{architecture}.attention.head_count", most=_MOST_HEADS)
-        num_kv_heads = _size(header, f"{architecture}.attention.head_count_kv", num_heads, most=_MOST_HEADS)
-        self.layout = Layout.of(architecture, num_heads=num_heads, num_kv_heads=num_kv_heads, path=path)
-        self.infos = {self.layout.theirs(name): info for name, info in header.tensors.items() if name != ROPE_FACTORS}
-        self.path = path
+        self.header = header = read_header(path, vocabulary=False)
+        architecture = header.value("general.architecture", "")
+        num_heads = _size(header, f"{architecture}.attention.head_count")
+        num_kv_heads = _size(header, f"{architecture}.attention.head_count_kv", num_heads)
+        self.layout = Layout(architecture, num_heads=num_heads, num_kv_heads=num_kv_heads, path=path)
+        own = {name: info for name, info in header.tensors.items() if name != ROPE_FACTORS}
+        self.infos = {renamed(name, self.layout.theirs): info for name, info in own.items()}
         self.data = _mapped(path)
 
     def keys(self) -> list[str]:
@@ -219,11 +190,10 @@ class Tensors:
     def get_tensor(self, name: str) -> Tensor:
         """One tensor: floats mapped and not copied, blocks as float32."""
         info = self.infos[name]
-        module = _module(info.name)[0]
-        if info.shape[0] % (2 * self.layout.heads.get(module, 1)) and module in self.layout.heads:
-            rows = f"2 * {self.layout.heads[module]} * n"
-            raise CheckpointError("core.gguf_damaged", path=self.path, part=info.name, found=info.shape, possible=rows)
-        return self.layout.read(info.name, _numbers(self.data, info))
+        num_heads = self.layout.heads.get(_module(info.name)[0])
+        if num_heads and info.shape[0] % (2 * num_heads):
+            self.header.refuse(info.name, info.shape, f"2 * {num_heads} * n")
+        return self.layout.turned(info.name, _numbers(self.data, info))
 
 
 def import_gguf(path: Path) -> ModuleType:
@@ -235,7 +205,7 @@ def import_gguf(path: Path) -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        raise CheckpointError("data.missing_extra", path=path, module="gguf", extra=EXTRA) from error
+        raise CheckpointError("data.missing_extra", path=path, module="gguf", extra="export") from error
     return gguf
 
 
@@ -270,27 +240,20 @@ def _numbers(data: mmap.mmap, info: TensorInfo) -> Tensor:
 def _module(name: str) -> tuple[str, str, str]:
     """``blk.3.attn_q.weight`` -> ``blk.{}.attn_q``, ``3``, ``weight``."""
     module, _, kind = name.rpartition(".")
-    number = re.search(r"(?<=\.)\d+(?=\.)", module)
-    if number is None:
-        return module, "", kind
-    return f"{module[: number.start()]}{{}}{module[number.end() :]}", number[0], kind
+    number = re.search(_LAYER, module)
+    return re.sub(_LAYER, "{}", module, count=1), number[0] if number else "", kind
 
 
-def _renamed(name: str, modules: Mapping[str, str]) -> str:
+def renamed(name: str, modules: Mapping[str, str]) -> str:
+    """The name of a tensor in another file, whose modules are given; a name that means nothing there stays."""
     module, number, kind = _module(name)
     return f"{modules[module].format(number)}.{kind}" if module in modules else name
 
 
-def _vocab_size(header: Header) -> int:
-    embedding = header.tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        header.refuse("token_embd.weight", "-" if embedding is None else embedding.shape, "(vocab, hidden)")
-    return embedding.shape[0]
-
-
-def _size(header: Header, key: str, default: int | None = None, *, most: int = _LARGEST_SIZE) -> int:
+def _size(header: Header, key: str, default: int | None = None) -> int:
     found = header.integer(key)
     size = default if found is None else found
+    most = _MOST_HEADS if ".attention." in key else _LARGEST_SIZE
     if size is None or not 1 <= size <= most:
         header.refuse(key, "-" if size is None else size, f"1 ... {most}")
     return size

@@ -5,14 +5,15 @@ Legend: B batch, S query length, D hidden size, V vocabulary, N rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.models.attention import ACTIVATIONS, build_norm, soft_cap
-from wenlu.models.config import Activation, Cache, Head, LanguageModel, StackConfig, TransformerConfig
+from wenlu.models.config import Activation, Head, LanguageModel, Reading, StackConfig, TransformerConfig
 
 IGNORE_INDEX = -100
 CHUNK_ROWS = 128  # small blocks are memory that the allocator has at hand: the system maps larger ones anew each time
@@ -47,9 +48,8 @@ class Heads(nn.Module):
         words = "language_model" in heads
         transform = config.head_transform if words else None
         self.transform = None if transform is None else HeadTransform(stack, transform)
-        self.output = (
-            nn.Linear(stack.token_size, config.vocab_size, bias=False) if words and not config.tie_embeddings else None
-        )
+        own = words and not config.tie_embeddings
+        self.output = nn.Linear(stack.token_size, config.vocab_size, bias=False) if own else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if words and config.head_bias else None
         self.pooler = nn.Linear(D, D) if "pooler" in heads else None
         self.pair = nn.Linear(D, 2) if "pair" in heads else None
@@ -97,33 +97,15 @@ class Heads(nn.Module):
 class LanguageModelCalls(nn.Module):
     """What every language model does alike, given its ``hidden`` and ``logits`` (see ``config.LanguageModel``)."""
 
-    def forward(
-        self: LanguageModel,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def forward(self: LanguageModel, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Logits (B, S, V) of the token after each position."""
-        return self.logits(
-            self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        )
+        return self.logits(self.hidden(input_ids_BS, **reading))
 
     def target_log_probs(
-        self: LanguageModel,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        self: LanguageModel, input_ids_BS: Tensor, labels_BS: Tensor, **reading: Unpack[Reading]
     ) -> Tensor:
         """Natural-log probability (B, S) of each label in float32, 0 where the label is -100; logits are chunked."""
-        hidden_BSD = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        return log_probs_of_targets(hidden_BSD, labels_BS, self.logits)
+        return log_probs_of_targets(self.hidden(input_ids_BS, **reading), labels_BS, self.logits)
 
 
 def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
@@ -133,11 +115,9 @@ def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable
     """
     wanted_BS = labels_BS != IGNORE_INDEX
     hidden_ND, labels_N = hidden_BSD[wanted_BS], labels_BS[wanted_BS]
-    chunks = [
-        _of_chunk(logits(hidden_nD).float(), labels_n)  # of the logits no more than these are held
-        for hidden_nD, labels_n in zip(
-            torch.split(hidden_ND, CHUNK_ROWS), torch.split(labels_N, CHUNK_ROWS), strict=True
-        )
+    chunks = [  # of the logits no more than one is held
+        _of_chunk(logits(hidden_nD).float(), labels_n)
+        for hidden_nD, labels_n in in_chunks(CHUNK_ROWS, hidden_ND, labels_N)
     ]
     log_probs_BS = torch.zeros(labels_BS.shape, dtype=torch.float32, device=hidden_BSD.device)
     return log_probs_BS.masked_scatter(wanted_BS, torch.cat(chunks)) if len(labels_N) else log_probs_BS
@@ -146,5 +126,10 @@ def log_probs_of_targets(hidden_BSD: Tensor, labels_BS: Tensor, logits: Callable
 def _of_chunk(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Log-probabilities (N) of labels; the softmax is taken in pieces, as its result is as large as the logits."""
     rows = max(1, CACHED_LOGITS // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else CHUNK_ROWS
-    pieces = zip(torch.split(logits_NV, rows), torch.split(labels_N[:, None], rows), strict=True)
+    pieces = in_chunks(rows, logits_NV, labels_N[:, None])
     return torch.cat([logits_nV.log_softmax(dim=1).gather(1, label_n1)[:, 0] for logits_nV, label_n1 in pieces])
+
+
+def in_chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of equal length, side by side in pieces of so many rows."""
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wenlu.core.errors import SettingsError
 from wenlu.core.reproducibility import derive_seed
@@ -69,8 +69,11 @@ def initialize(model: Transformer, *, seed: int, scheme: Scheme) -> None:
                 parameter.normal_(0, deviation, generator=generator)
             elif id(parameter) in residual or parameter is output:
                 parameter.zero_()
+            elif isinstance(module, nn.Embedding):
+                parameter.normal_(0, 0.5 if module is model.token_embedding else 0.02, generator=generator)
             else:
-                _draw_wenlu(parameter, is_token=module is model.token_embedding, module=module, generator=generator)
+                bound = 0.7 * math.sqrt(3 / parameter[0].numel())
+                parameter.uniform_(-bound, bound, generator=generator)
     for stack in coded if scheme == "neighbours" else ():
         _see_neighbours(stack)
 
@@ -105,11 +108,3 @@ def _see_neighbours(stack: Stack) -> None:
             rows = matrix[head * size : head * size + 2 * f]
             rows *= _NOISE
             rows[:, : 2 * f] += _GAIN * code
-
-
-def _draw_wenlu(parameter: Tensor, *, is_token: bool, module: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Embedding):
-        parameter.normal_(0, 0.5 if is_token else 0.02, generator=generator)
-    else:
-        bound = 0.7 * math.sqrt(3 / parameter[0].numel())
-        parameter.uniform_(-bound, bound, generator=generator)

@@ -48,7 +48,8 @@ def count_levels(source: TokenSource, *, order: int, vocab_size: int, end_id: in
     text, depth = _text_and_depth(source, end_id)
     numbers = text.astype(np.int32)  # number of the n-gram (of the order at hand) that ends in each slot
     num_contexts = vocab_size
-    shape: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None  # offsets and tokens of the order below
+    # Of the order below: the continuations of its contexts.
+    offsets, tokens = np.array([0, vocab_size], dtype=np.int32), np.arange(vocab_size, dtype=np.int32)
     for level_order in range(2, order + 1):
         slots = np.flatnonzero(depth >= level_order - 1)
         keys = numbers[slots - 1].astype(np.int64)
@@ -66,19 +67,18 @@ def count_levels(source: TokenSource, *, order: int, vocab_size: int, end_id: in
         if level_order > 2:
             opening = np.flatnonzero(depth == level_order - 2)  # n-grams of the order below that begin a document
             adjusted += np.bincount(numbers[opening], minlength=num_contexts)
-        yield _level(shape, adjusted, vocab_size)
+        yield Level(offsets, tokens, adjusted.astype(np.int32))
         next_numbers = np.full(len(text), -1, dtype=np.int32)
         next_numbers[slots] = number_of_slot
         numbers = next_numbers
-        contexts, tokens = np.divmod(unique_keys, vocab_size)
-        offsets = np.zeros(num_contexts + 1, dtype=np.int32)
+        contexts, next_tokens = np.divmod(unique_keys, vocab_size)
+        offsets, tokens = np.zeros(num_contexts + 1, dtype=np.int32), next_tokens.astype(np.int32)
         np.cumsum(np.bincount(contexts, minlength=num_contexts), out=offsets[1:])
-        shape = (offsets, tokens.astype(np.int32))
         num_contexts = len(unique_keys)
-        del contexts, tokens, unique_keys, number_of_slot, slots
+        del contexts, next_tokens, unique_keys, number_of_slot, slots
     if order == 1:
         plain = np.bincount(text[depth > 0], minlength=vocab_size)
-    yield _level(shape, plain, vocab_size)
+    yield Level(offsets, tokens, plain.astype(np.int32))
 
 
 def discounts(counts: NDArray[np.int32]) -> tuple[float, float, float] | None:
@@ -123,11 +123,3 @@ def _number(keys: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int6
     del by_key
     starts = np.append(np.flatnonzero(first), len(keys))
     return numbers, unique_keys, np.diff(starts)
-
-
-def _level(
-    shape: tuple[NDArray[np.int32], NDArray[np.int32]] | None, counts: NDArray[np.int64], vocab_size: int
-) -> Level:
-    if shape is None:
-        shape = (np.array([0, vocab_size], dtype=np.int32), np.arange(vocab_size, dtype=np.int32))
-    return Level(shape[0], shape[1], counts.astype(np.int32))

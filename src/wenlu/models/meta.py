@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -20,13 +21,7 @@ def meta_device() -> Iterator[None]:
 
 
 class _WithoutInitialization(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        function: Callable[..., object],
-        types: Sequence[type],
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         given = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return given.get("tensor", args[0] if args else None)

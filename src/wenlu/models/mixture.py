@@ -7,16 +7,17 @@ B batch, S length, V vocabulary, M components.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import SettingsError
-from wenlu.models.config import Cache, LanguageModel
+from wenlu.models.config import Cache, LanguageModel, Reading
 from wenlu.models.device import device_of
 from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
 from wenlu.models.roles import causal_model
@@ -79,53 +80,27 @@ class Mixture(LanguageModelCalls):
         self._layout = [(state.shape[-1], state.dtype) for state in states]
 
     @torch.no_grad()
-    def hidden(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def hidden(self, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Hidden states of all components side by side (float64)."""
-        caches = self._caches(cache)
-        parts = [
-            model.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=part)
-            for model, part in zip(self._models(), caches, strict=True)
-        ]
+        parts = [model.hidden(input_ids_BS, **own) for model, own, _ in self._asked(reading)]
         return torch.cat([part.double() for part in parts], dim=-1)
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Log-probabilities of every token (float32 ... V) after hidden states of any leading shape."""
         states = torch.split(hidden, [width for width, _ in self._layout], dim=-1)
-        parts = []
-        for model, weight, (_, dtype), state in zip(
-            self._models(), self._log_weights(), self._layout, states, strict=True
-        ):
-            parts.append(model.logits(state.to(dtype)).float().log_softmax(dim=-1) + weight)
+        asked = zip(self._asked({}), self._layout, states, strict=True)
+        parts = [
+            model.logits(state.to(dtype)).float().log_softmax(dim=-1) + weight
+            for (model, _, weight), (_, dtype), state in asked
+        ]
         return _log_sum(parts)
 
     @torch.no_grad()
-    def target_log_probs(
-        self,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def target_log_probs(self, input_ids_BS: Tensor, labels_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Natural-log probability (B, S) of each label in float32, 0 where the label is -100."""
-        parts = [
-            model.target_log_probs(
-                input_ids_BS, labels_BS, mask=mask, positions=positions, document_ids=document_ids, cache=part
-            )
-            + weight
-            for model, weight, part in zip(self._models(), self._log_weights(), self._caches(cache), strict=True)
-        ]
+        asked = self._asked(reading)
+        parts = [model.target_log_probs(input_ids_BS, labels_BS, **own) + weight for model, own, weight in asked]
         return torch.where(labels_BS == IGNORE_INDEX, 0.0, _log_sum(parts))
 
     def new_cache(self, batch_size: int, max_length: int) -> MixtureCache:
@@ -140,17 +115,15 @@ class Mixture(LanguageModelCalls):
     def _models(self) -> list[LanguageModel]:
         return [cast(LanguageModel, component) for component in self.components]
 
-    def _caches(self, cache: Cache | None) -> Sequence[Cache | None]:
+    def _asked(self, reading: Reading) -> Iterator[tuple[LanguageModel, Reading, float]]:
+        """Each component, what it is told, and the logarithm of its weight."""
+        cache = reading.get("cache")
         assert cache is None or isinstance(cache, MixtureCache), "a mixture needs the cache that it made"
-        return [None] * len(self.components) if cache is None else cache.parts
-
-    def _log_weights(self) -> list[float]:
-        return [math.log(weight) if weight else -math.inf for weight in self.weights]
+        caches = [None] * len(self.components) if cache is None else cache.parts
+        for model, weight, part in zip(self._models(), self.weights, caches, strict=True):
+            yield model, {**reading, "cache": part}, math.log(weight) if weight else -math.inf
 
 
 def _log_sum(parts: Sequence[Tensor]) -> Tensor:
     """log of the sum of exp over the parts; a weight of 0 is a part of minus infinity."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = torch.logaddexp(total, part)
-    return total
+    return functools.reduce(torch.logaddexp, parts)

@@ -18,7 +18,9 @@ B batch, S length, C contexts of a slot (one for each order above 1), V vocabula
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +29,10 @@ from wenlu.core import machine
 from wenlu.core.errors import RunError, SettingsError
 from wenlu.core.log import notice, progress, warn
 from wenlu.models import kneser_ney
-from wenlu.models.boundaries import document_starts
-from wenlu.models.config import Cache
-from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls
+from wenlu.models.config import Reading
+from wenlu.models.heads import IGNORE_INDEX, LanguageModelCalls, in_chunks
 from wenlu.models.kneser_ney import FALLBACK_DISCOUNTS, TokenSource
+from wenlu.models.positions import document_starts
 from wenlu.models.statistics import Statistics
 
 MAX_ORDER = 5
@@ -130,29 +132,15 @@ class NGramModel(LanguageModelCalls):
             self.register_buffer(f"tokens_{order}", torch.zeros(ngrams, dtype=torch.int32))
             self.register_buffer(f"counts_{order}", torch.zeros(ngrams, dtype=torch.int32))
             contexts = ngrams
-        self._levels: list[_Level] = []
-        self.register_load_state_dict_post_hook(_forget_levels)  # type: ignore[no-untyped-call]
+        self._derived: list[_Level] = []  # of other counts once a state is loaded
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def hidden(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def hidden(self, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """The contexts that end in every slot: numbers of n-grams of orders 1 to ``order - 1`` (int64 B S C)."""
+        cache, starts_BS = reading.get("cache"), document_starts(input_ids_BS, **reading)
         assert cache is None or isinstance(cache, NGramCache), "an n-gram model needs the cache that it made"
         new = input_ids_BS.shape[1]
-        starts_BS = document_starts(
-            input_ids_BS,
-            positions=positions,
-            document_ids=document_ids,
-            mask=mask,
-            continues=cache is not None and cache.length > 0,
-        )
         if cache is not None:
             cache.append(input_ids_BS, starts_BS)
             seen = new + self.config.order - 2
@@ -174,30 +162,17 @@ class NGramModel(LanguageModelCalls):
         contexts_NC = hidden.flatten(0, -2)
         step = max(1, _CHUNK_LOGITS // self.vocab_size)
         parts = [self._distribution(part).log_().float() for part in torch.split(contexts_NC, step)]
-        logits_NV = torch.cat(parts) if parts else contexts_NC.new_zeros((0, self.vocab_size), dtype=torch.float32)
-        return logits_NV.view(*hidden.shape[:-1], self.vocab_size)
+        return torch.cat(parts).view(*hidden.shape[:-1], self.vocab_size)
 
     @torch.no_grad()
-    def target_log_probs(
-        self,
-        input_ids_BS: Tensor,
-        labels_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def target_log_probs(self, input_ids_BS: Tensor, labels_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Log-probability of each label (float32 B S), 0 where the label is -100."""
-        hidden_BSC = self.hidden(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        contexts_NC, labels_N = hidden_BSC.flatten(0, 1), labels_BS.flatten()
-        parts = []
-        for contexts, tokens in zip(
-            torch.split(contexts_NC, _CHUNK_SLOTS), torch.split(labels_N, _CHUNK_SLOTS), strict=True
-        ):
-            parts.append(self._target_probabilities(contexts, tokens.clamp(min=0)).log_().float())
-        result_N = torch.cat(parts) if parts else labels_N.float()
-        return torch.where(labels_N == IGNORE_INDEX, 0.0, result_N).view(labels_BS.shape)
+        contexts_NC, labels_N = self.hidden(input_ids_BS, **reading).flatten(0, 1), labels_BS.flatten()
+        parts = [
+            self._target_probabilities(contexts, tokens.clamp(min=0)).log_().float()
+            for contexts, tokens in in_chunks(_CHUNK_SLOTS, contexts_NC, labels_N)
+        ]
+        return torch.where(labels_N == IGNORE_INDEX, 0.0, torch.cat(parts)).view(labels_BS.shape)
 
     def new_cache(self, batch_size: int, max_length: int) -> NGramCache:
         """A cache for ``batch_size`` sequences; it grows as it reads."""
@@ -216,32 +191,25 @@ class NGramModel(LanguageModelCalls):
             cache_bytes_per_token=9,
         )
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the counts in memory, without the tables that are derived from them."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
-
     def _find(self, order: int, contexts: Tensor, tokens: Tensor) -> Tensor:
-        level = self._level(order)
-        shape = contexts.shape
-        pairs = zip(
-            torch.split(contexts.flatten(), _CHUNK_SLOTS), torch.split(tokens.flatten(), _CHUNK_SLOTS), strict=True
-        )
-        return torch.cat([level.find(rows, columns) for rows, columns in pairs]).view(shape)
+        level, pairs = self._levels()[order - 1], in_chunks(_CHUNK_SLOTS, contexts.flatten(), tokens.flatten())
+        return torch.cat([level.find(rows, columns) for rows, columns in pairs]).view(contexts.shape)
+
+    def _seen(self, contexts_NC: Tensor) -> Iterator[tuple[_Level, Tensor, Tensor]]:
+        """Each order above 1, lowest first: the rows whose context it has seen, and the numbers of these contexts."""
+        for level, contexts in zip(self._levels()[1:], contexts_NC.unbind(1), strict=True):
+            rows = (contexts >= 0).nonzero().squeeze(1)
+            yield level, rows, contexts[rows]
 
     def _distribution(self, contexts_NC: Tensor) -> Tensor:
         """Probabilities of all tokens (float64 N V): each order adds its mass to what it leaves of the order below."""
         probabilities_NV = self._unigrams().expand(len(contexts_NC), -1).clone()
-        for order in range(2, self.config.order + 1):
-            level = self._level(order)
-            contexts = contexts_NC[:, order - 2]
-            rows = (contexts >= 0).nonzero().squeeze(1)
-            contexts = contexts[rows]
-            begin, end = level.offsets[contexts].long(), level.offsets[contexts + 1].long()
+        for level, rows, contexts in self._seen(contexts_NC):
+            begin = level.offsets[contexts].long()
             probabilities_NV[rows] *= level.backoff[contexts, None]
-            sizes = end - begin
-            entry = torch.arange(int(sizes.sum()), device=rows.device)
-            owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), sizes)
+            sizes = level.offsets[contexts + 1] - begin
+            owner = torch.repeat_interleave(sizes)
+            entry = torch.arange(len(owner), device=rows.device)
             ngrams = entry - (sizes.cumsum(0) - sizes)[owner] + begin[owner]
             tokens = level.tokens[ngrams].long()
             probabilities_NV[rows[owner], tokens] += level.mass(ngrams, contexts[owner])
@@ -250,11 +218,7 @@ class NGramModel(LanguageModelCalls):
     def _target_probabilities(self, contexts_NC: Tensor, tokens: Tensor) -> Tensor:
         """Probability of one token in each context (float64 N)."""
         probabilities = self._unigrams()[tokens]
-        for order in range(2, self.config.order + 1):
-            level = self._level(order)
-            contexts = contexts_NC[:, order - 2]
-            rows = (contexts >= 0).nonzero().squeeze(1)
-            contexts = contexts[rows]
+        for level, rows, contexts in self._seen(contexts_NC):
             ngrams = level.find(contexts, tokens[rows])
             mass = torch.where(ngrams >= 0, level.mass(ngrams.clamp(min=0), contexts), 0.0)
             probabilities[rows] = probabilities[rows] * level.backoff[contexts] + mass
@@ -262,17 +226,15 @@ class NGramModel(LanguageModelCalls):
 
     def _unigrams(self) -> Tensor:
         """The distribution without context: the discounted counts, interpolated with the uniform distribution."""
-        level = self._level(1)
+        level = self._levels()[0]
         every = torch.arange(self.vocab_size, device=level.tokens.device)
         return level.mass(every, torch.zeros_like(every)) + level.backoff / self.vocab_size
 
-    def _level(self, order: int) -> _Level:
-        """The level of this order with its derived tables, made at first use and after a move to another device."""
-        if not self._levels or self._levels[0].tokens.device != self.get_buffer("tokens_1").device:
-            self._levels.clear()
-            for number in range(1, self.config.order + 1):
-                self._levels.append(self._derive(number))
-        return self._levels[order - 1]
+    def _levels(self) -> list[_Level]:
+        """The levels with their derived tables, made at first use and after a move to another device."""
+        if not self._derived or self._derived[0].tokens.device != self.get_buffer("tokens_1").device:
+            self._derived = [self._derive(order) for order in range(1, self.config.order + 1)]
+        return self._derived
 
     def _derive(self, order: int) -> _Level:
         offsets, tokens, counts = (self.get_buffer(f"{name}_{order}") for name in ("offsets", "tokens", "counts"))
@@ -315,45 +277,27 @@ def fit(
     needed, available = num_tokens * _FIT_BYTES_PER_TOKEN, machine.memory().free
     if available is not None and needed > available:
         raise RunError("ngram.memory", tokens=num_tokens, needed=needed / 1e9, available=available / 1e9)
-    levels, discounts = [], []
+    levels, discounts, context_id = [], [], end_id if context_id is None else context_id
+    counted = kneser_ney.count_levels(source, order=order, vocab_size=vocab_size, end_id=end_id, context_id=context_id)
     with progress("ngram.counting", total=order, unit="orders") as bar:
-        context_id = end_id if context_id is None else context_id
-        for level in kneser_ney.count_levels(
-            source, order=order, vocab_size=vocab_size, end_id=end_id, context_id=context_id
-        ):
+        for level in counted:
             found = kneser_ney.discounts(level.counts)
             levels.append(level)
             if found is None:
                 warn("ngram.fallback_discounts", order=len(levels), discounts=FALLBACK_DISCOUNTS)
             discounts.append(found or FALLBACK_DISCOUNTS)
             bar.advance()
+    sizes = tuple(len(level.tokens) for level in levels)
     config = NGramConfig(
-        vocab_size=vocab_size,
-        end_token_id=end_id,
-        order=order,
-        num_ngrams=tuple(len(level.tokens) for level in levels),
-        discounts=tuple(discounts),
+        vocab_size=vocab_size, end_token_id=end_id, order=order, num_ngrams=sizes, discounts=tuple(discounts)
     )
     model = NGramModel(config)
     for number, level in enumerate(levels, start=1):
-        setattr(model, f"offsets_{number}", torch.from_numpy(level.offsets))
-        setattr(model, f"tokens_{number}", torch.from_numpy(level.tokens))
-        setattr(model, f"counts_{number}", torch.from_numpy(level.counts))
-    notice(
-        "ngram.fitted",
-        order=order,
-        tokens=num_tokens,
-        ngrams=sum(config.num_ngrams),
-        seconds=time.monotonic() - started,
-        megabytes=model.num_bytes / 1e6,
-    )
+        for name in ("offsets", "tokens", "counts"):
+            setattr(model, f"{name}_{number}", torch.from_numpy(getattr(level, name)))
+    seconds, megabytes = time.monotonic() - started, sum(buffer.nbytes for buffer in model.buffers()) / 1e6
+    notice("ngram.fitted", order=order, tokens=num_tokens, ngrams=sum(sizes), seconds=seconds, megabytes=megabytes)
     return model
-
-
-def _forget_levels(model: nn.Module, _: object) -> None:
-    """The derived tables are those of other counts now."""
-    assert isinstance(model, NGramModel)
-    model._levels.clear()
 
 
 def _sums(values: Tensor, bounds: Tensor) -> Tensor:
@@ -361,3 +305,9 @@ def _sums(values: Tensor, bounds: Tensor) -> Tensor:
     total = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
     torch.cumsum(values.double(), 0, out=total[1:])
     return total[bounds[1:]] - total[bounds[:-1]]
+
+
+def _forget(model: nn.Module, _: object) -> None:
+    """Tables are derived anew from counts that were loaded; a function with a name, so that a model can be pickled."""
+    assert isinstance(model, NGramModel)
+    model._derived.clear()

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,22 +40,10 @@ _FORBIDDEN += ("os.link", "os.symlink", "os.chmod")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What came of a conversion: which files were read, and which of their entries are no tensors."""
-
-    sources: list[str]
-    skipped: list[str]
-
-
-def pickles_of(directory: Path) -> list[str]:
-    """Names of the files in a directory that hold weights as pickles."""
-    names = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES and path.is_file())
-    return [name for name in names if not name.startswith(_NOT_WEIGHTS)]
-
-
-def convert(directory: Path, target: Path, *, weights: str, index: str) -> Converted:
+def convert(directory: Path, target: Path, *, weights: str, index: str) -> tuple[list[str], list[str]]:
     """Write the pickled weights of a directory into ``target`` as ``weights``, or as shards with an ``index``.
+
+    Gives the names of the files that were read, and of their entries that are no tensors.
 
     Raises:
         CheckpointError: ``models.pickle_none``, ``models.pickle_several``, ``models.pickle_failed``.
@@ -70,8 +57,8 @@ def convert(directory: Path, target: Path, *, weights: str, index: str) -> Conve
             raise CheckpointError("models.weights_damaged", path=directory / PICKLE_INDEX, detail=error) from error
         (target / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1), encoding="utf-8")
     else:
-        names = pickles_of(directory)
-        names = [PICKLE] if PICKLE in names else names
+        names = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES and path.is_file())
+        names = [PICKLE] if PICKLE in names else [name for name in names if not name.startswith(_NOT_WEIGHTS)]
         if len(names) != 1:
             id = "models.pickle_several" if names else "models.pickle_none"
             raise CheckpointError(id, path=directory, files=", ".join(names))
@@ -81,7 +68,7 @@ def convert(directory: Path, target: Path, *, weights: str, index: str) -> Conve
         if path.parent != directory or not path.is_file():
             raise CheckpointError("models.weights_missing", path=path, parts="-")
         refuse_pointer(path)
-    return Converted(sorted(files), _in_child(paths))
+    return sorted(files), _in_child(paths)
 
 
 def _in_child(paths: Mapping[Path, Path]) -> list[str]:
@@ -104,7 +91,8 @@ def _in_child(paths: Mapping[Path, Path]) -> list[str]:
 
 def main(words: list[str]) -> None:
     """The child: read each SOURCE, write each TARGET, print the names of entries that are no tensors."""
-    _leave_network()
+    if sys.platform == "linux":  # go where there is no network; a system that does not let us is not asked twice
+        ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     import torch
     from safetensors.torch import save_file
 
@@ -135,10 +123,8 @@ def _tensors(state: object) -> tuple[dict[str, Tensor], list[str]]:
     from torch import Tensor
 
     for _ in _WRAPPERS:
-        inner = next(
-            (state[key] for key in _WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None
-        )
-        state = state if inner is None else inner
+        inner = [state[key] for key in _WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)]
+        state = inner[0] if inner else state
     if not isinstance(state, dict):
         raise SystemExit(f"{type(state).__name__} is no dictionary of tensors")
     tensors: dict[str, Tensor] = {}
@@ -154,20 +140,14 @@ def _tensors(state: object) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, [str(name) for name in state if str(name) not in tensors]
 
 
-def _leave_network() -> None:
-    """Go where there is no network; a system that does not let everybody do so is not asked twice."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-
-
 def _limit(size: int) -> None:
     """Bound memory and processor time from here on."""
     if sys.platform == "win32":
         return
     import resource
 
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) if sys.platform == "linux" else 0
-    if pages:
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         memory = pages * resource.getpagesize() + 3 * size + _SPARE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     seconds = int(_STARTUP_SECONDS + size / _BYTES_PER_SECOND)

@@ -1,4 +1,4 @@
-"""Where a token stands: counting positions, sinusoids, rotary embedding, relative distances.
+"""Where a token stands: where documents begin, counting positions, sinusoids, rotary embedding, relative distances.
 
 Legend: B batch, S query length, H heads, E head size; e = E / 2.
 """
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from wenlu.models.config import RopeScaling
+from wenlu.models.config import Cache, RopeScaling, StackConfig
 from wenlu.models.fused import rotate_halves
 
 
@@ -20,6 +20,33 @@ def count_positions(document_ids_BS: Tensor) -> Tensor:
     begins_BS = torch.ones_like(document_ids_BS, dtype=torch.bool)
     begins_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
     return index_S - torch.where(begins_BS, index_S, 0).cummax(dim=1).values
+
+
+def document_starts(
+    input_ids_BS: Tensor,
+    *,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
+    """True (bool, B S) in every slot whose state must not see the slot before it, in models that read step by step.
+
+    A document begins where ``positions`` is 0, where ``document_ids`` changes, and at the first slot after padding. The
+    first slot continues what came before only if a cache was given that has read something, and its position, when
+    given, is not 0.
+    """
+    starts_BS = torch.zeros_like(input_ids_BS, dtype=torch.bool)
+    starts_BS[:, 0] = cache is None or cache.length == 0
+    if positions is not None:
+        starts_BS |= positions.expand_as(input_ids_BS) == 0
+    if document_ids is not None:
+        starts_BS[:, 1:] |= document_ids[:, 1:] != document_ids[:, :-1]
+    if mask is not None:
+        if mask.shape != input_ids_BS.shape:
+            raise ValueError(f"mask {tuple(mask.shape)} for tokens {tuple(input_ids_BS.shape)}: only padding (B, S)")
+        starts_BS[:, 1:] |= mask[:, 1:] & ~mask[:, :-1]
+    return starts_BS
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
@@ -38,11 +65,17 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     return keep_e * frequencies_e + (1 - keep_e) * frequencies_e / scaling.factor
 
 
-def rotation(
-    positions_BS: Tensor, *, head_dim: int, theta: float, scaling: RopeScaling | None
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, S, 1, e) of the rotary angles, in float32 whatever the model's type."""
-    frequencies_e = inverse_frequencies(head_dim, theta, scaling, positions_BS.device)
+def rotation(positions_BS: Tensor, stack: StackConfig, window: int | None) -> tuple[Tensor, Tensor] | None:
+    """Cosines and sines (B, S, 1, e) of the rotary angles, in float32 whatever the model's type.
+
+    Of layers with this window; those with a base of their own are not stretched. None without rotary positions.
+    """
+    if stack.position != "rotary":
+        return None
+    theta, scaling = stack.rope_theta, stack.rope_scaling
+    if window is not None and stack.window_rope_theta is not None:
+        theta, scaling = stack.window_rope_theta, None
+    frequencies_e = inverse_frequencies(stack.head_size, theta, scaling, positions_BS.device)
     angles_BS1e = (positions_BS[..., None].float() * frequencies_e)[:, :, None, :]
     return angles_BS1e.cos(), angles_BS1e.sin()
 
@@ -62,18 +95,16 @@ def sinusoids(positions_BS: Tensor, size: int) -> Tensor:
     return torch.cat((angles_BSe.sin(), angles_BSe.cos()), dim=-1).float()
 
 
-def relative_buckets(
-    num_queries: int, num_keys: int, *, buckets: int, distance: int, both_ways: bool, device: torch.device
-) -> Tensor:
+def relative_buckets(num_queries: int, num_keys: int, config: StackConfig, device: torch.device) -> Tensor:
     """Bucket (S, T) of each key's distance from each query, the queries being the last of the keys.
 
-    Half of the buckets are single distances, the others grow with their logarithm up to ``distance`` (Raffel et al.
+    Half of the buckets are single distances, the others grow with their logarithm up to the largest (Raffel et al.
     2020, section 2.1). Looking both ways, half of all are for later keys.
     """
     keys_T = torch.arange(num_keys, device=device)
     back_ST = keys_T[num_keys - num_queries :, None] - keys_T
-    later = 0 * back_ST
-    if both_ways:
+    later, buckets, distance = 0 * back_ST, config.relative_buckets, config.relative_distance
+    if config.attention == "bidirectional":
         buckets //= 2
         later = buckets * (back_ST < 0)
         back_ST = back_ST.abs()

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.reproducibility import derive_seed
-from wenlu.models.boundaries import document_starts
-from wenlu.models.config import Cache, check_dropout, check_size
+from wenlu.models.config import Reading, check_dropout, check_size
 from wenlu.models.heads import LanguageModelCalls
+from wenlu.models.positions import document_starts
 from wenlu.models.statistics import Statistics
+
+_STATE = ("hidden", "cell")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +49,33 @@ class LSTMConfig:
 class LSTMCache:
     """The state after the last slot read. Implements ``Cache``, and ``wenlu.tasks._base.Carried`` for training."""
 
-    def __init__(self, hidden_LBH: Tensor, cell_LBH: Tensor) -> None:
-        self.hidden_LBH = hidden_LBH
-        self.cell_LBH = cell_LBH
+    def __init__(self, state_LBH: Sequence[Tensor]) -> None:
+        self.state_LBH = list(state_LBH)  # the hidden states and the cells
         self.length = 0
 
     def reorder(self, index_N: Tensor) -> None:
         """Let row i continue what was row ``index_N[i]``; the number of rows may change."""
-        self.hidden_LBH, self.cell_LBH = self.hidden_LBH[:, index_N], self.cell_LBH[:, index_N]
+        self.state_LBH = [part[:, index_N] for part in self.state_LBH]
 
     def truncate(self, length: int) -> None:
         """Forget all slots from ``length`` on: nothing to do, or everything; a state has no way back to between."""
         if length not in (0, self.length):
             raise ValueError("an LSTM state goes back to its beginning only")
         if length == 0:
-            self.hidden_LBH, self.cell_LBH = torch.zeros_like(self.hidden_LBH), torch.zeros_like(self.cell_LBH)
+            self.state_LBH = [torch.zeros_like(part) for part in self.state_LBH]
         self.length = length
 
     def detach_(self) -> None:
         """Cut the gradient path to the windows before."""
-        self.hidden_LBH, self.cell_LBH = self.hidden_LBH.detach(), self.cell_LBH.detach()
+        self.state_LBH = [part.detach() for part in self.state_LBH]
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, for a checkpoint."""
-        return {"hidden": self.hidden_LBH, "cell": self.cell_LBH, "length": torch.tensor(self.length)}
+        return {**dict(zip(_STATE, self.state_LBH, strict=True)), "length": torch.tensor(self.length)}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what ``tensors`` gave."""
-        self.hidden_LBH, self.cell_LBH = tensors["hidden"].clone(), tensors["cell"].clone()
-        self.length = int(tensors["length"])
+        self.state_LBH, self.length = [tensors[name].clone() for name in _STATE], int(tensors["length"])
 
 
 class RecurrentModel(LanguageModelCalls):
@@ -124,40 +126,26 @@ class RecurrentModel(LanguageModelCalls):
             if name.startswith("lstm.bias_ih"):
                 parameter[hidden : 2 * hidden] = 1.0
 
-    def hidden(
-        self,
-        input_ids_BS: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def hidden(self, input_ids_BS: Tensor, **reading: Unpack[Reading]) -> Tensor:
         """Output of the last layer (B, S, H). The LSTM itself is always computed in the weights' own precision.
 
         ``positions`` say only where documents begin: at 0. With a cache a first position above 0 continues its state.
         """
+        cache, starts_BS = reading.get("cache"), document_starts(input_ids_BS, **reading)
         assert cache is None or isinstance(cache, LSTMCache), "an LSTM needs the cache that it made"
-        starts_BS = document_starts(
-            input_ids_BS,
-            positions=positions,
-            document_ids=document_ids,
-            mask=mask,
-            continues=cache is not None and cache.length > 0,
-        )
         with torch.autocast(input_ids_BS.device.type, enabled=False):
             x_BSE = self.dropout(self.embedding(input_ids_BS))
-            state = self._state(len(input_ids_BS)) if cache is None else (cache.hidden_LBH, cache.cell_LBH)
+            state = (self.new_cache(len(input_ids_BS), 0) if cache is None else cache).state_LBH
             parts = []
             # Where any row begins a document the window is cut: the LSTM runs from cut to cut in one call each.
             cuts = [0, *(starts_BS[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist(), input_ids_BS.shape[1]]
             for begin, end in itertools.pairwise(cuts):
                 keep_B1 = ~starts_BS[:, begin, None]
-                state = (torch.where(keep_B1, state[0], 0.0), torch.where(keep_B1, state[1], 0.0))
+                state = [torch.where(keep_B1, part, 0.0) for part in state]
                 part_BSH, state = self.lstm(x_BSE[:, begin:end], state)
                 parts.append(part_BSH)
             if cache is not None:
-                cache.hidden_LBH, cache.cell_LBH = state
+                cache.state_LBH = state
                 cache.length += input_ids_BS.shape[1]
             hidden_BSH: Tensor = self.dropout(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         return hidden_BSH
@@ -165,29 +153,20 @@ class RecurrentModel(LanguageModelCalls):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., H)."""
         if self.projection is None:
-            output: Tensor = self.head(hidden)
-            return output
-        return nn.functional.linear(self.projection(hidden), self.embedding.weight, self.bias)
+            return F.linear(hidden, self.head.weight, self.head.bias)
+        return F.linear(self.projection(hidden), self.embedding.weight, self.bias)
 
     def new_cache(self, batch_size: int, max_length: int) -> LSTMCache:
         """The state before the first token for ``batch_size`` rows; its size does not depend on ``max_length``."""
-        return LSTMCache(*self._state(batch_size))
+        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
+        return LSTMCache([self.embedding.weight.new_zeros(shape) for _ in _STATE])
 
     def statistics(self, *, sequence_length: int) -> Statistics:
         """Parameters, FLOPs and bytes a token; the state, which does not grow, is spread over the sequence."""
-        c = self.config
-        embedding = c.vocab_size * c.embedding_size
-        recurrent = sum(
-            4 * c.hidden_size * ((c.embedding_size if layer == 0 else c.hidden_size) + c.hidden_size)
-            for layer in range(c.num_layers)
-        )
-        if c.tie_embeddings:
-            output, extra = c.hidden_size * c.embedding_size + embedding, c.embedding_size - embedding
-        else:
-            output, extra = c.hidden_size * c.vocab_size, 0
-        biases = 8 * c.hidden_size * c.num_layers + c.vocab_size + extra
-        total = embedding + recurrent + output + biases
-        forward = 2.0 * (recurrent + output)
+        c, embedding = self.config, self.embedding.weight.numel()
+        total = sum(parameter.numel() for parameter in self.parameters())
+        matrices = sum(parameter.numel() for parameter in self.parameters() if parameter.dim() == 2)
+        forward = 2.0 * (matrices if c.tie_embeddings else matrices - embedding)
         return Statistics(
             parameters=total,
             embedding_parameters=embedding,
@@ -197,8 +176,3 @@ class RecurrentModel(LanguageModelCalls):
             activation_bytes_per_token=4 * 17 * c.hidden_size * c.num_layers,  # what autograd keeps, counted
             cache_bytes_per_token=math.ceil(2 * 4 * c.num_layers * c.hidden_size / sequence_length),
         )
-
-    def _state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        weight = self.embedding.weight
-        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
-        return weight.new_zeros(shape), weight.new_zeros(shape)

@@ -11,7 +11,6 @@ from torch import nn
 
 from wenlu.core.errors import RequestError
 from wenlu.models.config import LanguageModel
-from wenlu.models.config import Measured as Measured
 from wenlu.models.transformer import Transformer
 
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]

@@ -14,8 +14,9 @@ V vocabulary, M mel bins.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +29,14 @@ from wenlu.models.attention import (
     Backend,
     KeyValueCache,
     LayerCache,
+    Placement,
     Visibility,
     build_norm,
     masked_documents,
     place,
     see_memory,
 )
-from wenlu.models.config import Cache, StackConfig, TransformerConfig
+from wenlu.models.config import Reading, StackConfig, TransformerConfig
 from wenlu.models.heads import Heads, log_probs_of_targets
 from wenlu.models.meta import meta_device
 from wenlu.models.positions import relative_buckets, rotation, sinusoids
@@ -47,9 +49,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         bias = "ffn" in config.biases
-        self.gate = (
-            nn.Linear(config.hidden_size, config.intermediate_size, bias=bias) if config.ffn == "gated" else None
-        )
+        gated = config.ffn == "gated"
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias) if gated else None
         self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.activation = ACTIVATIONS[config.activation]
@@ -87,44 +88,30 @@ class Layer(nn.Module):
         visible: Visibility,
         rotation: tuple[Tensor, Tensor] | None,
         cache: LayerCache | None,
-        memory: Memory | None,
+        kept: LayerCache | None,
+        memory: tuple[Visibility, Tensor] | None,
     ) -> Tensor:
-        """One layer; ``cache`` holds the keys and values of this layer alone."""
-        x_BSD = self.residual(
-            x_BSD,
-            self.self_attention_norm,
-            lambda h: self.self_attention(h, visible, rotation, cache),
-            self.self_attention_end_norm,
-        )
+        """One layer; ``cache`` holds the keys and values of this layer alone, ``kept`` those of an encoder's memory.
+
+        ``memory`` is what is seen of the encoder's states, and these.
+        """
+        attend = functools.partial(self.self_attention, visible=visible, rotation=rotation, cache=cache)
+        x_BSD = self.residual(x_BSD, self.self_attention_norm, attend, self.self_attention_end_norm)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
-            attend = self.cross_attention
             assert memory is not None, "a decoder with cross-attention needs a memory"
-            x_BSD = self.residual(
-                x_BSD,
-                self.cross_attention_norm,
-                lambda h: attend(h, memory["visible"], None, memory["cache"], memory["states"]),
-            )
+            attend = functools.partial(self.cross_attention, visible=memory[0], cache=kept, memory_BTD=memory[1])
+            x_BSD = self.residual(x_BSD, self.cross_attention_norm, attend)
         return self.residual(x_BSD, self.ffn_norm, self.ffn, self.ffn_end_norm)
 
     def residual(
         self, x_BSD: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], end_norm: nn.Module | None = None
     ) -> Tensor:
         """Where the norm stands: before the sublayer, at both its ends, or after the addition."""
-        output_BSD: Tensor
-        if self.norm_placement == "after":
-            output_BSD = norm(x_BSD + self.dropout(sublayer(x_BSD)))
-        else:
-            added = sublayer(norm(x_BSD))
-            output_BSD = x_BSD + self.dropout(added if end_norm is None else end_norm(added))
+        after = self.norm_placement == "after"
+        added = sublayer(x_BSD if after else norm(x_BSD))
+        x_BSD = x_BSD + self.dropout(added if end_norm is None else end_norm(added))
+        output_BSD: Tensor = norm(x_BSD) if after else x_BSD
         return output_BSD
-
-
-class Memory(TypedDict):
-    """What the layers of a decoder read of an encoder."""
-
-    states: Tensor  # (B, T, D of the encoder)
-    visible: Visibility
-    cache: LayerCache | None
 
 
 class SpectrogramReader(nn.Module):
@@ -184,9 +171,8 @@ class Stack(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config, vocab_size)
-        self.relative = (
-            nn.Embedding(config.relative_buckets, config.num_heads) if config.position == "relative" else None
-        )
+        relative = config.position == "relative"
+        self.relative = nn.Embedding(config.relative_buckets, config.num_heads) if relative else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.distinct_layers))
         self.final_norm = build_norm(config) if "final" in config.outer_norms else None
         self.dropout = nn.Dropout(config.final_dropout)
@@ -200,8 +186,7 @@ class Stack(nn.Module):
         tokens_VE: Tensor | None = None,
         segments_BS: Tensor | None = None,
         cache: KeyValueCache | None = None,
-        memory_BTD: Tensor | None = None,
-        memory_visible: Visibility | None = None,
+        memory: tuple[Visibility, Tensor] | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, of token ids (B, S) or of a spectrogram's states (B, S, E).
 
@@ -219,49 +204,29 @@ class Stack(nn.Module):
         T = S if cache is None else cache.length
         x_BSD = self.embeddings(x_BSE, positions_BS, segments_BS)
         if self.relative is not None:
-            buckets_ST = relative_buckets(
-                S, T, buckets=config.relative_buckets, distance=config.relative_distance,
-                both_ways=config.attention == "bidirectional", device=x_BSD.device,
-            )  # fmt: skip
+            buckets_ST = relative_buckets(S, T, config, x_BSD.device)
             visible = visible.with_bias(self.relative(buckets_ST).permute(2, 0, 1))
         windows = {config.window_of(number) for number in range(config.num_layers)}
         near = {window: visible.within(window, S, T, x_BSD.device) for window in windows}
-        angles = {window: self.angles(positions_BS, window) for window in windows}
+        angles = {window: rotation(positions_BS, config, window) for window in windows}
         for number in range(config.num_layers):
             layer, window = self.layers[number * config.distinct_layers // config.num_layers], config.window_of(number)
-            memory: Memory | None = None
-            if memory_BTD is not None and memory_visible is not None:
-                kept = None if cache is None else cache.memories[number]
-                memory = {"states": memory_BTD, "visible": memory_visible, "cache": kept}
             own = None if cache is None else cache.layers[number]
-            x_BSD = layer(x_BSD, near[window], angles[window], own, memory)
+            kept = None if cache is None or memory is None else cache.memories[number]
+            x_BSD = layer(x_BSD, near[window], angles[window], own, kept, memory)
         if self.final_norm is not None:
             x_BSD = self.final_norm(x_BSD)
         output: Tensor = self.dropout(x_BSD)
         return output
 
-    def angles(self, positions_BS: Tensor, window: int | None) -> tuple[Tensor, Tensor] | None:
-        """The rotary angles of layers with this window; those with another base are not stretched."""
-        config = self.config
-        if config.position != "rotary":
-            return None
-        local = window is not None and config.window_rope_theta is not None
-        theta = config.window_rope_theta if local and config.window_rope_theta is not None else config.rope_theta
-        scaling = None if local else config.rope_scaling
-        return rotation(positions_BS, head_dim=config.head_size, theta=theta, scaling=scaling)
 
-
-class Context(TypedDict, total=False):
+class Context(Reading, total=False):
     """What a call may say of its inputs; see ``Transformer.hidden``."""
 
-    mask: Tensor | None
-    positions: Tensor | None
     segments: Tensor | None
-    document_ids: Tensor | None
     memory: Tensor | None
     memory_mask: Tensor | None
     memory_document_ids: Tensor | None
-    cache: Cache | None
 
 
 class Transformer(nn.Module):
@@ -274,10 +239,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.kind: str | None = None  # of several families that can express the model, the one it comes from
-        vocab_size = config.vocab_size
-        self.encoder = None if config.encoder is None else Stack(config.encoder, vocab_size)
+        self.vocab_size, self.max_positions = config.vocab_size, config.main.max_positions
+        self.encoder = None if config.encoder is None else Stack(config.encoder, self.vocab_size)
         shared = self.encoder is not None and self.encoder.embeddings.token is not None
-        self.decoder = None if config.decoder is None else Stack(config.decoder, None if shared else vocab_size)
+        self.decoder = None if config.decoder is None else Stack(config.decoder, None if shared else self.vocab_size)
         self.head = Heads(config)
 
     @property
@@ -292,16 +257,6 @@ class Transformer(nn.Module):
         """The vectors of the tokens, which two stacks share."""
         tables = (stack.embeddings.token for stack in (self.encoder, self.decoder) if stack is not None)
         return next(table for table in tables if table is not None)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids, special ones included."""
-        return self.config.vocab_size
-
-    @property
-    def max_positions(self) -> int:
-        """The longest context that the model was made for."""
-        return self.config.main.max_positions
 
     @property
     def attention_backend(self) -> Backend:
@@ -325,14 +280,11 @@ class Transformer(nn.Module):
         self,
         input_ids_BS: Tensor,
         *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
         segments: Tensor | None = None,
-        document_ids: Tensor | None = None,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         memory_document_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        **reading: Unpack[Reading],
     ) -> Tensor:
         """Hidden states (B, S, D) after the final norm.
 
@@ -349,40 +301,27 @@ class Transformer(nn.Module):
         Raises:
             RequestError: ``models.too_long`` beyond a learned position table, ``models.cache_full`` beyond the cache.
         """
+        cache = reading.get("cache")
         if self.decoder is None:
             assert cache is None and memory is None, "an encoder has neither a cache nor a memory"
-            return self.encode(
-                input_ids_BS, mask=mask, positions=positions, segments=segments, document_ids=document_ids
-            )
+            return self.encode(input_ids_BS, segments=segments, **reading)
         assert cache is None or isinstance(cache, KeyValueCache), "a Transformer needs the cache that it made"
-        placement = place(input_ids_BS, mask=mask, positions=positions, document_ids=document_ids, cache=cache)
-        self._check_positions(placement.positions, self.decoder.config)
-        visible = None
+        positions_BS, visible, documents = _place(input_ids_BS, self.decoder.config, reading)
+        seen = None
         if memory is not None:
             memory_documents = masked_documents(memory_mask, memory_document_ids)
-            documents = None if memory_document_ids is None else masked_documents(mask, document_ids)
             if cache is not None:
                 memory_documents = cache.keep_memory(memory_documents, memory.shape[1])
-                if memory_document_ids is not None and not cache.nothing_said:  # unsaid, the last document goes on
-                    documents = cache.documents_BT[:, cache.length - input_ids_BS.shape[1] : cache.length]
-            visible = see_memory(memory_documents, documents)
-        shared = self.decoder.embeddings.token is None
+            documents = None if memory_document_ids is None else documents  # unsaid, the last document goes on
+            seen = see_memory(memory_documents, documents), memory
         output: Tensor = self.decoder(
-            input_ids_BS, placement.positions, placement.visible,
-            tokens_VE=self.token_embedding.weight if shared else None,
-            segments_BS=segments, cache=cache, memory_BTD=memory, memory_visible=visible,
+            input_ids_BS, positions_BS, visible,
+            tokens_VE=self.token_embedding.weight if self.decoder.embeddings.token is None else None,
+            segments_BS=segments, cache=cache, memory=seen,
         )  # fmt: skip
         return output
 
-    def encode(
-        self,
-        inputs: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        segments: Tensor | None = None,
-        document_ids: Tensor | None = None,
-    ) -> Tensor:
+    def encode(self, inputs: Tensor, *, segments: Tensor | None = None, **reading: Unpack[Reading]) -> Tensor:
         """The encoder's hidden states (B, T, D) of token ids (B, T), or of a spectrogram (B, M, 2 T).
 
         Raises:
@@ -391,12 +330,8 @@ class Transformer(nn.Module):
         assert self.encoder is not None, "this model has no encoder"
         reader = self.encoder.embeddings.spectrogram
         inputs = inputs if reader is None else reader(inputs)
-        placement = place(
-            inputs if reader is None else inputs[:, :, 0],
-            mask=mask, positions=positions, document_ids=document_ids, attention=self.encoder.config.attention,
-        )  # fmt: skip
-        self._check_positions(placement.positions, self.encoder.config)
-        output: Tensor = self.encoder(inputs, placement.positions, placement.visible, segments_BS=segments)
+        positions_BS, visible, _ = _place(inputs if reader is None else inputs[:, :, 0], self.encoder.config, reading)
+        output: Tensor = self.encoder(inputs, positions_BS, visible, segments_BS=segments)
         return output
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -413,15 +348,18 @@ class Transformer(nn.Module):
 
     def statistics(self, *, sequence_length: int) -> Statistics:
         """Parameters, FLOPs and bytes at this sequence length."""
-        return transformer_statistics(self.config, sequence_length=sequence_length)
-
-    def _check_positions(self, positions: Tensor, stack: StackConfig) -> None:
-        """Asked outside the stack: a question of values would break a compiled one."""
-        if stack.position == "learned" and (length := int(positions.max()) + 1) > stack.max_positions:
-            raise RequestError("models.too_long", length=length, max_positions=stack.max_positions)
+        return transformer_statistics(self, sequence_length=sequence_length)
 
     def _attentions(self) -> list[Attention]:
         return [module for module in self.modules() if isinstance(module, Attention)]
+
+
+def _place(inputs_BS: Tensor, stack: StackConfig, reading: Reading) -> Placement:
+    """Where inputs stand and what they see: asked outside the stack, as questions of values break a compiled one."""
+    placed = place(inputs_BS, attention=stack.attention, **reading)
+    if stack.position == "learned" and (length := int(placed.positions.max()) + 1) > stack.max_positions:
+        raise RequestError("models.too_long", length=length, max_positions=stack.max_positions)
+    return placed
 
 
 def on_meta(config: TransformerConfig) -> Transformer:

@@ -7,12 +7,17 @@ A pre-training objective is a task whose examples are windows of a corpus. A mod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wenlu.core.settings import refuse_outside
+from wenlu.data.linting import Finding as Finding
+from wenlu.data.packing import PADDING_DOCUMENT
+from wenlu.metrics.score import Score as Score
 from wenlu.models.roles import Architecture as Architecture
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -28,6 +33,10 @@ IGNORE_INDEX = -100
 Batch = dict[str, Tensor]
 """Tensors of one micro-batch under the field's names: input_ids, labels, position_ids, document_ids, attention_mask."""
 
+Array = np.ndarray[Any, Any]
+Row = dict[str, Array]
+"""One row of a batch, by the same names."""
+
 ExampleT = TypeVar("ExampleT")
 FeaturesT = TypeVar("FeaturesT")
 PartT = TypeVar("PartT")
@@ -40,8 +49,15 @@ class TaskSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    bounds: ClassVar[Mapping[str, Sequence[str]]] = {">= 1": ("chunk_rows",)}
+    """What the settings of this very class may be; see ``core.settings.refuse_outside``."""
+
     name: str = "causal_lm"
     chunk_rows: int = 512
+
+    def __post_init__(self) -> None:
+        for cls in reversed(type(self).__mro__):
+            refuse_outside("training.range", "task", self, vars(cls).get("bounds", {}))
 
 
 @dataclass(frozen=True)
@@ -62,24 +78,6 @@ class Skip:
     """Why an example cannot be used; counted and shown."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the data linter of a task has to say about one row."""
-
-    id: str
-    where: str
-    values: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric's value with its definition and the number of items it is taken over."""
-
-    value: float
-    definition: str
-    count: int
 
 
 @runtime_checkable
@@ -104,35 +102,6 @@ class Objective(Protocol):
 
     def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
         """The named terms of one micro-batch."""
-
-
-class Judge(Protocol):
-    """The heads of a model."""
-
-    def judge(self, head: Head, hidden_BSD: Tensor) -> Tensor: ...
-
-
-class Encoder(Protocol):
-    """The calls of an encoder that objectives make; see ``wenlu.models.transformer``."""
-
-    def hidden(
-        self, input_ids_BS: Tensor, *, positions: Tensor, segments: Tensor | None, document_ids: Tensor
-    ) -> Tensor: ...
-
-    def logits(self, hidden: Tensor) -> Tensor: ...
-
-    @property
-    def head(self) -> Judge: ...
-
-
-class EncoderDecoder(Protocol):
-    """The calls of an encoder-decoder that objectives make."""
-
-    def encode(self, input_ids_BS: Tensor, *, mask: Tensor | None) -> Tensor: ...
-
-    def hidden(self, input_ids_BS: Tensor, *, memory: Tensor, memory_mask: Tensor | None) -> Tensor: ...
-
-    def logits(self, hidden: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -180,13 +149,19 @@ class Task(Objective, Protocol[ExampleT, FeaturesT, PartT, PredictionT]):
     """An objective with everything around it, from a source's examples to a score."""
 
     def examples(self, source: Sequence[ExampleT], generator: torch.Generator) -> Iterator[ExampleT]:
-        """The examples of one pass; objectives cut, pair or sample here, drawing only from ``generator``."""
+        """The examples of one pass; objectives cut, pair or sample here, drawing only from ``generator``.
+
+        As it stands, all of them in a random order.
+        """
+        for index in torch.randperm(len(source), generator=generator).tolist():
+            yield source[index]
 
     def check(self, rows: Sequence[ExampleT]) -> Iterator[Finding]:
         """What is wrong with the rows, for the data linter."""
 
     def build(self, model: nn.Module) -> nn.Module:
         """Put the task's head on the model (often: the model itself)."""
+        return model
 
     def encode(self, example: ExampleT, tokenizer: Tokenizer) -> list[FeaturesT] | Skip:
         """Token ids and labels; several where a long example is read in strides."""
@@ -202,3 +177,29 @@ class Task(Objective, Protocol[ExampleT, FeaturesT, PartT, PredictionT]):
 
     def metrics(self, predictions: Sequence[PredictionT], references: Sequence[ExampleT]) -> dict[str, Score]:
         """The task's scores."""
+
+
+_PADDING = {"labels": IGNORE_INDEX, "pair_labels": IGNORE_INDEX, "document_ids": PADDING_DOCUMENT}
+
+
+def fill(row: Mapping[str, Array], lengths: Mapping[str, int]) -> Row:
+    """The row with every array padded at the right to its length; what is too long is an error of the program."""
+    return {name: _padded(array, lengths[name] - len(array), name) for name, array in row.items()}
+
+
+def stack(rows: Sequence[Mapping[str, Array]]) -> Batch:
+    """A batch of rows of any lengths; arrays without a dimension are one number a row."""
+    flat = {name for name, array in rows[0].items() if not array.ndim}
+    lengths = {name: max(len(row[name]) for row in rows) for name in rows[0] if name not in flat}
+    columns = [
+        {name: row[name] for name in flat} | fill({name: row[name] for name in lengths}, lengths) for row in rows
+    ]
+    return {name: torch.from_numpy(np.stack([row[name] for row in columns])) for name in rows[0]}
+
+
+def _padded(array: Array, missing: int, name: str) -> Array:
+    if not missing:
+        return array
+    if name == "position_ids":
+        return np.concatenate([array, np.arange(missing)])
+    return np.concatenate([array, np.full(missing, _PADDING.get(name, 0), dtype=array.dtype)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from wenlu.core.errors import SettingsError
 from wenlu.core.log import notice
 from wenlu.models.build import family
 from wenlu.models.config import Head, TransformerConfig
@@ -24,27 +25,13 @@ def with_heads(model: nn.Module, heads: AbstractSet[Head], *, seed: int) -> nn.M
     """
     if not isinstance(model, Transformer) or heads <= model.config.heads:
         return model
-    made = on_meta(_with_heads(model.config, heads, model.kind))
-    made.kind = model.kind
-    parameters = dict(model.named_parameters())
-    if all(parameter.is_meta for parameter in parameters.values()):
-        return made
-    made = made.to_empty(device=next(iter(parameters.values())).device)
-    initialize(made, seed=seed, scheme="gpt2")
-    missing, unexpected = made.load_state_dict(parameters, strict=False)
-    assert not unexpected and all(name.startswith("head.") for name in missing)
-    notice("tasks.new_heads", names=", ".join(sorted({name.split(".")[1] for name in missing})))
-    return made
-
-
-def _with_heads(config: TransformerConfig, heads: AbstractSet[Head], kind: str | None) -> TransformerConfig:
-    """The config with these heads as well; a head for words that is added has the bias that its kind has."""
+    config = model.config
     bias = config.head_bias
-    if "language_model" in heads - config.heads and kind is not None:
-        made = family(kind)
-        if isinstance(made, TransformerFamily):
+    if "language_model" in heads - config.heads and model.kind is not None:
+        made = family(model.kind)
+        if isinstance(made, TransformerFamily):  # a head for words that is added has the bias that its kind has
             bias = made.config(HFConfig(made.written(config), Path("config.json"))).head_bias
-    return replace(config, heads=config.heads | heads, head_bias=bias)
+    return _remade(model, replace(config, heads=config.heads | heads, head_bias=bias), seed=seed)
 
 
 def with_ids(model: nn.Module, **ids: int) -> nn.Module:
@@ -52,3 +39,44 @@ def with_ids(model: nn.Module, **ids: int) -> nn.Module:
     if isinstance(model, Transformer):
         model.config = replace(model.config, **ids)  # type: ignore[arg-type]  # fields of the config
     return model
+
+
+def with_task_head(model: nn.Module, head: Head, labels: tuple[str, ...], *, pad_token_id: int, seed: int) -> nn.Module:
+    """The model as its kind's class for this head, and no other head; a head for other labels is drawn anew.
+
+    Raises:
+        SettingsError: ``tasks.heads`` for a kind that has no class with it.
+    """
+    kind = family(model.kind) if isinstance(model, Transformer) and model.kind is not None else None
+    classes = (
+        [heads for heads in kind.architectures.values() if head in heads] if isinstance(kind, TransformerFamily) else []
+    )
+    if not classes:
+        raise SettingsError("tasks.heads", task=head, kind=getattr(model, "kind", type(model).__name__))
+    assert isinstance(model, Transformer)
+    heads = min(classes, key=len)
+    labels = labels if head in ("sequence", "token") else ()
+    before, same = model.config, heads <= model.config.heads and labels == model.config.labels
+    config = replace(before, heads=heads, labels=labels, pad_token_id=pad_token_id)
+    if same and heads == before.heads:
+        model.config = config
+        return model
+    return _remade(model, config, seed=seed, anew=() if same else ("head.classifier",))
+
+
+def _remade(model: Transformer, config: TransformerConfig, *, seed: int, anew: tuple[str, ...] = ()) -> Transformer:
+    """The model with another config: weights of heads that it did not have, or ``anew``, are drawn, and it is said."""
+    made = on_meta(config)
+    made.kind = model.kind
+    parameters = dict(model.named_parameters())
+    if all(parameter.is_meta for parameter in parameters.values()):
+        return made
+    made = made.to_empty(device=next(iter(parameters.values())).device)
+    initialize(made, seed=seed, scheme="gpt2")
+    wanted = dict(made.named_parameters())
+    kept = {name: tensor for name, tensor in parameters.items() if name in wanted and not name.startswith(anew or "?")}
+    missing, unexpected = made.load_state_dict(kept, strict=False)
+    assert not unexpected and all(name.startswith("head.") for name in missing)
+    if missing:
+        notice("tasks.new_heads", names=", ".join(sorted({name.split(".")[1] for name in missing})))
+    return made

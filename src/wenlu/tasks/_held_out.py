@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from wenlu.core.errors import DataError, NotFiniteError
 from wenlu.core.reproducibility import numpy_generator
 from wenlu.data.store import TokenStore
 from wenlu.models.device import device_of
-from wenlu.tasks._base import IGNORE_INDEX, Batch, CorpusObjective, Score
+from wenlu.tasks._base import IGNORE_INDEX, Batch, CorpusObjective, Score, stack
 from wenlu.tasks._targets import Guesses
 from wenlu.tokenization.tokenizer import Tokenizer
 
@@ -88,4 +87,4 @@ def _batches(
     at_once = max(1, _TOKENS_AT_ONCE // sequence_length)
     for first in range(0, count, at_once):
         rows = [epoch.row(number) for number in chosen[first : first + at_once]]
-        yield {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+        yield stack(rows)

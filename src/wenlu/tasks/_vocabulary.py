@@ -22,6 +22,7 @@ from wenlu.tokenization.tokenizer import Tokenizer
 MASK = ("[MASK]", "<mask>")
 START = ("[CLS]", "<s>")
 SEPARATOR = ("[SEP]", "</s>")
+MARKS = (MASK, START, SEPARATOR)
 """The names that a mark goes by, ours first."""
 
 BoolArray = npt.NDArray[np.bool_]
@@ -55,9 +56,10 @@ class Vocabulary:
         self.ends_sentence[self.is_special] = False
 
     @classmethod
+    @functools.lru_cache(maxsize=2)
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
         """The tables of a tokenizer, made on the first call."""
-        return _of(tokenizer)
+        return cls(tokenizer)
 
     def mark(self, names: Sequence[str]) -> int:
         """The id of the special token that goes by one of these names.
@@ -96,11 +98,6 @@ class Vocabulary:
 
 
 _UNPAIRED = re.compile("[\udc80-\udcff]")
-
-
-@functools.lru_cache(maxsize=2)
-def _of(tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer)
 
 
 def _surface(tokenizer: Tokenizer, id: int) -> bytes:

@@ -8,15 +8,15 @@ is a multinomial distribution. A span of length 0 is a mask between two tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from wenlu.core.errors import SettingsError
-from wenlu.core.settings import refuse_outside
 from wenlu.data.store import Int64Array
 from wenlu.tasks._base import TaskSettings
-from wenlu.tasks._corruption import Corruption, Lengths
-from wenlu.tasks._vocabulary import MASK, SEPARATOR, START, Vocabulary
+from wenlu.tasks._corpus import Corruption, Lengths
+from wenlu.tasks._vocabulary import MARKS, SEPARATOR, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,23 @@ class DenoisingSettings(TaskSettings):
     ``permute_rate`` is the share of windows in which the sentences of each document are put into a random order.
     """
 
+    bounds: ClassVar = {">= 1": ("mean_span",), "0 <= x < 1": ("mask_rate",), "0 <= x <= 1": ("permute_rate",)}
+
     name: str = "denoising"
     mask_rate: float = 0.3
     mean_span: float = 3.0
     permute_rate: float = 1.0
 
-    def __post_init__(self) -> None:
-        bounds = {
-            ">= 1": ("chunk_rows", "mean_span"),
-            "0 <= x < 1": ("mask_rate",),
-            "0 <= x <= 1": ("permute_rate",),
-        }
-        refuse_outside("training.range", "task", self, bounds)
 
-
-class Denoising(Corruption[DenoisingSettings]):
+class Denoising(Corruption):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
+    settings: DenoisingSettings = DenoisingSettings()
     what, counted = "tokens of the text and its marks", "tokens of the text"
-
-    def __init__(self, settings: DenoisingSettings | None = None) -> None:
-        super().__init__(settings or DenoisingSettings())
 
     def special_tokens(self) -> tuple[str, ...]:
         """The mask, and the marks around a text."""
-        return MASK[0], START[0], SEPARATOR[0]
+        return tuple(names[0] for names in MARKS)
 
     def start(self, vocabulary: Vocabulary) -> int:
         """BART's decoder begins with the separator."""
@@ -68,7 +60,7 @@ class Denoising(Corruption[DenoisingSettings]):
         self, ids: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator
     ) -> tuple[Int64Array, Int64Array]:
         """The sentences in a random order with masks for spans, and the text; both between their marks."""
-        mask, start, separator = vocabulary.mark(MASK), vocabulary.mark(START), vocabulary.mark(SEPARATOR)
+        mask, start, separator = map(vocabulary.mark, MARKS)
         moved = self._permuted(ids, vocabulary, generator)
         masked, spans = self._numbers(len(ids))
         lengths = generator.multinomial(masked, np.full(spans, 1 / spans)) if spans else np.zeros(0, dtype=np.int64)
@@ -101,8 +93,4 @@ class Denoising(Corruption[DenoisingSettings]):
 
 
 SETTINGS = DenoisingSettings
-
-
-def create(settings: DenoisingSettings) -> Denoising:
-    """The task with these settings."""
-    return Denoising(settings)
+create = Denoising

@@ -12,10 +12,9 @@ are exchanged begin and end with whole sentences.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -23,17 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wenlu.core.errors import DataError
-from wenlu.core.settings import refuse_outside
-from wenlu.data.packing import Piece, PieceWindows
+from wenlu.data.packing import Piece
 from wenlu.data.store import Int64Array, TokenStore
 from wenlu.models.config import Head
-from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Encoder, Loss, Score, Term
-from wenlu.tasks._masking import MaskSettings
-from wenlu.tasks._rows import DrawnRows, Row, fill
+from wenlu.models.transformer import Transformer
+from wenlu.tasks import _targets
+from wenlu.tasks._base import IGNORE_INDEX, Batch, Carried, Loss, Row, Score, Term
 from wenlu.tasks._targets import Guesses, guessed
-from wenlu.tasks._vocabulary import Vocabulary
-from wenlu.tasks.masked_lm import MaskedLM, hidden_states, joined
-from wenlu.tokenization.tokenizer import Tokenizer
+from wenlu.tasks._vocabulary import MARKS, Vocabulary
+from wenlu.tasks.masked_lm import MaskedLM, MaskSettings, joined
 
 IS_NEXT, IS_OTHER = 0, 1
 """Labels of a pair, those of the published models."""
@@ -50,52 +47,31 @@ class PairSettings(MaskSettings):
     ``negative_rate`` of the pairs do not follow; the loss of pairs counts ``pair_weight`` times.
     """
 
+    bounds: ClassVar = {"0 < x < 1": ("negative_rate",), "> 0": ("pair_weight",)}
+
     name: str = "next_sentence"
     pairs: Literal["next_sentence", "sentence_order"] = "next_sentence"
     negative_rate: float = 0.5
     pair_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        bounds = {"0 < x < 1": ("negative_rate",), "> 0": ("pair_weight",)}
-        refuse_outside("training.range", "task", self, bounds)
 
 
 class NextSentence(MaskedLM):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
     heads: frozenset[Head] = frozenset({"pooler", "pair"})
-    settings: PairSettings
+    settings: PairSettings = PairSettings()
+    marks: ClassVar[int] = 3
 
-    def __init__(self, settings: PairSettings | None = None) -> None:
-        super().__init__(settings or PairSettings())
-
-    def epoch(
-        self,
-        store: TokenStore,
-        tokenizer: Tokenizer,
-        *,
-        sequence_length: int,
-        seed: int,
-        epoch: int,
-        shuffle: bool = True,
-    ) -> DrawnRows[PieceWindows]:
-        """Rows as of ``masked_lm``, with segment_ids, and pair_labels at the start of each pair.
+    def of_piece(self, store: TokenStore, vocabulary: Vocabulary) -> Callable[[Piece, np.random.Generator], Pair]:
+        """How a piece becomes a pair.
 
         Raises:
             DataError: ``tasks.no_sources`` for a store that does not say which files its documents came from.
         """
-        vocabulary = Vocabulary.of(tokenizer)
-        self._marks(vocabulary)
-        sources = Sources(store) if self.settings.pairs == "next_sentence" else None
-
-        def make(windows: PieceWindows, number: int, generator: np.random.Generator) -> Row:
-            pairs = [self._pair(piece, store, sources, vocabulary, generator) for piece in windows.pieces(number)]
-            row = self._pair_row(pairs, vocabulary, generator)
-            return fill(row, dict.fromkeys(row, sequence_length))
-
-        windows = PieceWindows(store, sequence_length=sequence_length, marks=3, seed=seed, epoch=epoch, shuffle=shuffle)
-        return DrawnRows(windows, make, seed=seed, epoch=epoch)
+        if self.settings.pairs == "sentence_order":
+            return super().of_piece(store, vocabulary)
+        sources = Sources(store)
+        return lambda piece, generator: self._pair(piece, sources, vocabulary, generator)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The numbers of masked tokens and of pairs."""
@@ -103,47 +79,50 @@ class NextSentence(MaskedLM):
 
     def loss(self, module: nn.Module, batch: Batch, *, carried: Carried | None = None) -> Loss:
         """Two terms: ``masked_lm``, and ``next_sentence``, the sum of -ln p over the pairs."""
-        hidden_BSD = hidden_states(module, batch)
+        hidden_BSD = self.hidden(module, batch)
         logits_N2, labels_N = _pair_logits(module, hidden_BSD, batch["pair_labels"])
         total = F.cross_entropy(logits_N2.float(), labels_N, reduction="sum")
         pairs = Term(total, len(labels_N), self.settings.pair_weight)
-        return {"masked_lm": self._masked(module, hidden_BSD, batch), "next_sentence": pairs}
+        return {self.term: self.of_targets(module, hidden_BSD, batch), "next_sentence": pairs}
 
     @torch.no_grad()
     def predict(self, module: nn.Module, batch: Batch) -> list[Guesses]:
         """What the model makes of the masked tokens and of the pairs."""
-        hidden_BSD, parts = hidden_states(module, batch), []
-        for row, part in enumerate(self._guesses(module, hidden_BSD, batch)):
-            logits_N2, labels_N = _pair_logits(module, hidden_BSD[row : row + 1], batch["pair_labels"][row : row + 1])
-            parts.append(replace(part, pairs=guessed(logits_N2, labels_N)))
+        hidden_BSD, parts = self.hidden(module, batch), []
+        for row, part in enumerate(self.guesses(module, hidden_BSD, batch)):
+            found = _pair_logits(module, hidden_BSD[row : row + 1], batch["pair_labels"][row : row + 1])
+            parts.append(replace(part, pairs=guessed([found], torch.ones_like(found[1]))))
         return parts
 
     def scores(self, parts: Sequence[Guesses]) -> dict[str, Score]:
         """Those of the masked tokens, and loss and accuracy of the pairs, where there are pairs."""
-        found, pairs = super().scores(parts), [part.pairs for part in parts if part.pairs is not None]
-        count = sum(len(pair.labels) for pair in pairs)
-        if not count:
+        found, pairs = super().scores(parts), [part.pairs for part in parts if part.pairs and len(part.pairs.labels)]
+        if not pairs:
             return found
-        hits = sum(pair.hits for pair in pairs)
-        nats = -math.fsum(float(pair.log_probs.sum()) for pair in pairs)
         kind = "pairs, other parts from the same file and language"
         if self.settings.pairs == "sentence_order":
             kind = "pairs, in order or exchanged"
-        return found | {
-            "pair_loss": Score(nats / count, f"mean -ln p over {kind}", count),
-            "pair_accuracy": Score(hits / count, f"share of {kind}, that are told apart", count),
-        }
+        of_pairs = _targets.scores(pairs, what=kind)
+        accuracy = replace(of_pairs["accuracy"], definition=f"share of {kind}, that are told apart")
+        return found | {"pair_loss": of_pairs["loss"], "pair_accuracy": accuracy}
 
-    def _row(self, texts: Sequence[Int64Array], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
-        """Rows of documents that stand alone: in order or exchanged, as there is nothing else to put in."""
-        pairs = [self._ordered(text, vocabulary, generator) for text in texts]
-        return self._pair_row(pairs, vocabulary, generator)
+    def part(self, text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> Pair:
+        """Two parts of whole sentences, in order or exchanged; one part where there are not two."""
+        ends = np.flatnonzero(vocabulary.ends_sentence[text]) + 1
+        if len(ends) < 3:
+            return text, text[:0], IGNORE_INDEX
+        cut = ends[1:-1][np.argmin(np.abs(ends[1:-1] - _place(text, generator)))]
+        first, second = text[ends[0] : cut], text[cut : ends[-1]]
+        if generator.random() < self.settings.negative_rate:
+            return second, first, IS_OTHER
+        return first, second, IS_NEXT
 
-    def _pair_row(self, pairs: Sequence[Pair], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
-        _, start, separator = self._marks(vocabulary)
+    def row(self, parts: Sequence[Pair], vocabulary: Vocabulary, generator: np.random.Generator) -> Row:
+        """Rows as of ``masked_lm``, with segment_ids, and pair_labels at the start of each pair."""
+        _, start, separator = map(vocabulary.mark, MARKS)
         none = np.zeros(0, dtype=np.int64)  # a short row may hold nothing but what stands for marks
         pieces, segments, labels = [], [none], [none]
-        for first, second, label in pairs:
+        for first, second, label in parts:
             ids = [np.array([start]), first, np.array([separator]), second, np.array([separator])]
             whole = np.concatenate(ids if len(second) else ids[:3])
             pieces.append(whole)
@@ -151,19 +130,10 @@ class NextSentence(MaskedLM):
             labels.append(np.append(label, np.full(len(whole) - 1, IGNORE_INDEX)))
         row = joined(pieces)
         row |= {"segment_ids": np.concatenate(segments), "pair_labels": np.concatenate(labels)}
-        return row | self._hide(row["input_ids"], row["document_ids"], vocabulary, generator)
+        return self.hide(row, vocabulary, generator)
 
-    def _pair(
-        self,
-        piece: Piece,
-        store: TokenStore,
-        sources: Sources | None,
-        vocabulary: Vocabulary,
-        generator: np.random.Generator,
-    ) -> Pair:
-        text = store.read(piece.first, piece.stop)
-        if sources is None:
-            return self._ordered(text, vocabulary, generator)
+    def _pair(self, piece: Piece, sources: Sources, vocabulary: Vocabulary, generator: np.random.Generator) -> Pair:
+        text = sources.store.read(piece.first, piece.stop)
         cut, is_sentence = _beginning(text, _place(text, generator), vocabulary)
         most = len(text) - cut
         other, other_is_sentence = sources.text(piece, most + 1, vocabulary, generator)
@@ -177,17 +147,6 @@ class NextSentence(MaskedLM):
         second = other if is_other else text[cut:]
         return text[:cut], second[:length], IS_OTHER if is_other else IS_NEXT
 
-    def _ordered(self, text: Int64Array, vocabulary: Vocabulary, generator: np.random.Generator) -> Pair:
-        """Two parts of whole sentences, in order or exchanged; one part where there are not two."""
-        ends = np.flatnonzero(vocabulary.ends_sentence[text]) + 1
-        if len(ends) < 3:
-            return text, text[:0], IGNORE_INDEX
-        cut = ends[1:-1][np.argmin(np.abs(ends[1:-1] - _place(text, generator)))]
-        first, second = text[ends[0] : cut], text[cut : ends[-1]]
-        if generator.random() < self.settings.negative_rate:
-            return second, first, IS_OTHER
-        return first, second, IS_NEXT
-
 
 Pair = tuple[Int64Array, Int64Array, int]
 """The two parts and the label; an empty second part is no pair."""
@@ -200,7 +159,7 @@ class Sources:
         if store.files is None:
             raise DataError("tasks.no_sources")
         keys = store.files.astype(np.int64) * len(store.language_names) + store.languages
-        self._store = store
+        self.store = store
         self._order: Int64Array = np.argsort(keys, kind="stable")
         self._starts = np.concatenate([[0], np.cumsum((np.diff(store.bounds) - 1)[self._order])])
         _, first, inverse = np.unique(keys[self._order], return_index=True, return_inverse=True)
@@ -220,7 +179,7 @@ class Sources:
         places = generator.integers(low, high, size=_CANDIDATES)
         numbers = np.searchsorted(self._starts, places, side="right") - 1
         documents = self._order[numbers]
-        starts, ends = self._store.bounds[documents], self._store.bounds[documents + 1] - 1
+        starts, ends = self.store.bounds[documents], self.store.bounds[documents + 1] - 1
         latest = np.maximum(ends - most, (starts + ends) // 2)
         begins = np.maximum(np.minimum(starts + places - self._starts[numbers], latest), starts + _LEAST)
         lows, stops = np.maximum(begins - _LOOKED, starts + _LEAST - 1), np.minimum(begins + _LOOKED + most, ends)
@@ -228,7 +187,7 @@ class Sources:
         best = int(np.argmax(np.where(apart, stops - begins, 0)))
         if not apart[best]:
             return np.zeros(0, dtype=np.int64), False
-        text = self._store.read(int(lows[best]), int(stops[best]))
+        text = self.store.read(int(lows[best]), int(stops[best]))
         begin, is_sentence = _beginning(text, int(begins[best] - lows[best]), vocabulary)
         return text[begin:][:most], is_sentence
 
@@ -250,12 +209,8 @@ def _beginning(text: Int64Array, place: int, vocabulary: Vocabulary) -> tuple[in
 def _pair_logits(module: nn.Module, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (N, 2) and labels (N) of the pairs, from the states of their first tokens."""
     at = labels_BS != IGNORE_INDEX
-    return cast(Encoder, module).head.judge("pair", hidden_BSD[at][:, None]), labels_BS[at]
+    return cast(Transformer, module).head.judge("pair", hidden_BSD[at][:, None]), labels_BS[at]
 
 
 SETTINGS = PairSettings
-
-
-def create(settings: PairSettings) -> NextSentence:
-    """The task with these settings."""
-    return NextSentence(settings)
+create = NextSentence

@@ -9,14 +9,14 @@ The numbers and places of spans are those of ``random_spans_noise_mask`` and ``r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from wenlu.core.errors import SettingsError
-from wenlu.core.settings import refuse_outside
 from wenlu.data.store import Int64Array
 from wenlu.tasks._base import TaskSettings
-from wenlu.tasks._corruption import Corruption, Lengths
+from wenlu.tasks._corpus import Corruption, Lengths
 from wenlu.tasks._vocabulary import Vocabulary
 
 
@@ -27,27 +27,19 @@ class SpanSettings(TaskSettings):
     ``num_sentinels`` is how many sentinels a tokenizer gets that is trained for this; a row may not need more.
     """
 
+    bounds: ClassVar = {">= 1": ("mean_span",), "0 < x < 1": ("noise_density",), "1 <= x <= 10000": ("num_sentinels",)}
+
     name: str = "span_corruption"
     noise_density: float = 0.15
     mean_span: float = 3.0
     num_sentinels: int = 100
 
-    def __post_init__(self) -> None:
-        bounds = {
-            ">= 1": ("chunk_rows", "mean_span"),
-            "0 < x < 1": ("noise_density",),
-            "1 <= x <= 10000": ("num_sentinels",),
-        }
-        refuse_outside("training.range", "task", self, bounds)
 
-
-class SpanCorruption(Corruption[SpanSettings]):
+class SpanCorruption(Corruption):
     """The task; see ``tasks/_base.py`` for what each method means."""
 
+    settings: SpanSettings = SpanSettings()
     what, counted = "tokens of spans, sentinels and ends", "tokens of spans"
-
-    def __init__(self, settings: SpanSettings | None = None) -> None:
-        super().__init__(settings or SpanSettings())
 
     def special_tokens(self) -> tuple[str, ...]:
         """The sentinels."""
@@ -111,8 +103,4 @@ def _segments(items: int, segments: int, generator: np.random.Generator) -> Int6
 
 
 SETTINGS = SpanSettings
-
-
-def create(settings: SpanSettings) -> SpanCorruption:
-    """The task with these settings."""
-    return SpanCorruption(settings)
+create = SpanCorruption

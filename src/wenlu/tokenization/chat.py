@@ -6,7 +6,6 @@ says. The messages' own special strings are marked before the template runs, so 
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from wenlu.tokenization.pieces import encode_pieces
 from wenlu.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from jinja2 import Template, TemplateError
+    from jinja2 import TemplateError
 
 Role = Literal["system", "user", "assistant"]
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -74,11 +73,9 @@ def encode_chat(
     special = {tokenizer.token(id): id for id in tokenizer.special_ids}
     marks = _Marks(special, [tokenizer.chat_template, *(message.content for message in messages)])
     marked = [Message(message.role, marks.put(message.content)) for message in messages]
+    names = tokenizer.special_tokens
     rendered = render_chat(
-        tokenizer.chat_template,
-        marked,
-        special_tokens=tokenizer.special_tokens,
-        add_generation_prompt=add_generation_prompt,
+        tokenizer.chat_template, marked, special_tokens=names, add_generation_prompt=add_generation_prompt
     )
     ids = encode_pieces(tokenizer, list(marks.pieces(rendered)), where="chat")
     return EncodedChat(marks.removed(rendered), tuple(ids))
@@ -107,7 +104,7 @@ def render_chat(
         "add_generation_prompt": add_generation_prompt,
     }
     try:
-        return sandbox.render(_compiled(template), variables)
+        return sandbox.render(sandbox.compile_template(template), variables)
     except sandbox.RaisedError as error:
         raise RequestError("chat.refused", reason=_short(error)) from error
     except sandbox.LimitError as error:
@@ -122,13 +119,6 @@ def _short(error: TemplateError) -> str:
     """What a template's error says, on one line and without what would steer a terminal."""
     said = " ".join((error.message or type(error).__name__).split())
     return "".join(filter(str.isprintable, said))[:300]
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(template: str) -> Template:
-    from wenlu.tokenization.sandbox import compile_template
-
-    return compile_template(template)
 
 
 class _Marks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,12 +32,7 @@ _SAME_RULES: Final = {
 _WHOLE_WORDS = LLAMA3  # its words that are tokens are taken whole, whatever the merges say
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # the kinds of tokens in a file
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
-_ROLES = {
-    "bos_token": "tokenizer.ggml.bos_token_id",
-    "eos_token": "tokenizer.ggml.eos_token_id",
-    "unk_token": "tokenizer.ggml.unknown_token_id",
-    "pad_token": "tokenizer.ggml.padding_token_id",
-}
+_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
 def read(path: Path) -> Files:
@@ -49,36 +44,38 @@ def read(path: Path) -> Files:
         CheckpointError: ``core.gguf_*``.
     """
     header = read_header(path)
-    tokens = header.texts("tokenizer.ggml.tokens")
-    kinds = header.integers("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    tokens = header.values("tokenizer.ggml.tokens", str)
+    kinds = header.values("tokenizer.ggml.token_type", int) or [_NORMAL] * len(tokens)
     if not tokens or len(kinds) != len(tokens):
         header.refuse("tokenizer.ggml.token_type", len(kinds), len(tokens) or "1 ...")
-    roles = {role: token for role, key in _ROLES.items() if (token := _token(header, key, tokens)) is not None}
+    roles: dict[str, str] = {}
+    for role, name in _ROLES.items():
+        key = f"tokenizer.ggml.{name}_token_id"
+        if (id := header.integer(key)) is not None:
+            roles[role] = tokens[id] if 0 <= id < len(tokens) else header.refuse(key, id, f"0 ... {len(tokens) - 1}")
     end = roles.get("eos_token")
     if end is None:
-        raise TokenizerError("tokenization.no_end_token", path=path, candidates=_ROLES["eos_token"])
-    kind = header.text("tokenizer.ggml.model")
+        raise TokenizerError("tokenization.no_end_token", path=path, candidates="tokenizer.ggml.eos_token_id")
+    kind = header.value("tokenizer.ggml.model", "")
+    kinds_read = {"gpt2": _byte_level, "llama": _sentencepiece}
+    if kind not in kinds_read:
+        raise TokenizerError("tokenization.gguf_unsupported", path=path, found=kind, known=", ".join(kinds_read))
     try:
-        if kind == "gpt2":
-            library = _byte_level(header, tokens, kinds)
-        elif kind == "llama":
-            library = _sentencepiece(header, tokens, kinds)
-        else:
-            raise TokenizerError("tokenization.gguf_unsupported", path=path, found=kind, known="gpt2, llama")
+        library = kinds_read[kind](header, tokens, kinds)
     except WenluError:
         raise
     except Exception as error:  # the library raises bare Exception for a broken vocabulary
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
     library.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in roles.values()])
-    begins = header.boolean("tokenizer.ggml.add_bos_token", default=kind == "llama")
-    ends = header.boolean("tokenizer.ggml.add_eos_token", default=False)
+    begins = header.value("tokenizer.ggml.add_bos_token", default=kind == "llama")
+    ends = header.value("tokenizer.ggml.add_eos_token", default=False)
     if begins or ends:
         add_template(library, "", {**roles, "add_bos_token": begins, "add_eos_token": ends})
-    template = header.text("tokenizer.chat_template") or None
+    template = header.value("tokenizer.chat_template", "") or None
     return Files(library, end, roles.get("pad_token", end), roles.get("unk_token"), roles, template)
 
 
-def describe(description: Mapping[str, object], *, size: int, where: Path) -> dict[str, object]:
+def describe(description: Mapping[str, Any], *, size: int, where: Path) -> dict[str, object]:
     """The keys ``tokenizer.ggml.*`` of a tokenizer (tokenizer.json, parsed) for a model with ``size`` embeddings.
 
     A byte-level BPE with rules that llama.cpp knows, whose normalization, NFC at most, is not part of a file; or
@@ -87,8 +84,7 @@ def describe(description: Mapping[str, object], *, size: int, where: Path) -> di
     Raises:
         TokenizerError: ``gguf_unsupported``.
     """
-    model = cast(dict[str, Any], description["model"])
-    normalizer = cast("dict[str, object] | None", description["normalizer"])
+    model, normalizer = description["model"], description["normalizer"]
     rules = _plain(description["pre_tokenizer"])
     name = next((name for name in _SAME_RULES if _plain(_described(name)) == rules), None)
     tokens, kinds = [f"[PAD{id}]" for id in range(size)], [_UNUSED] * size
@@ -97,24 +93,23 @@ def describe(description: Mapping[str, object], *, size: int, where: Path) -> di
         for token, id in model["vocab"].items():
             if not token.startswith(UNREACHABLE):
                 tokens[id], kinds[id] = token, _NORMAL
-        for added in cast(list[dict[str, Any]], description["added_tokens"]):
+        for added in description["added_tokens"]:
             tokens[added["id"]], kinds[added["id"]] = added["content"], _CONTROL if added["special"] else _USER_DEFINED
         merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]]
         odd = _oddities(description, whole_words=name == _WHOLE_WORDS)
         if name is not None and not odd and (not normalizer or normalizer["type"] == "NFC"):
             written = [" ".join(merge) for merge in merges]
             return {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": kinds, "merges": written}
-        by_scores = model["byte_fallback"] and not odd
-        if by_scores and (scored := _by_scores(description, merges, tokens, kinds)) is not None:
+        if not odd and model["byte_fallback"] and (scored := _by_scores(description, merges, tokens, kinds)):
             return scored
     found = ", ".join([model["type"], *odd, json.dumps(rules, ensure_ascii=False)[:200]])
     known = ", ".join([*_SAME_RULES, "llama (SentencePiece)"])
     raise TokenizerError("tokenization.gguf_unsupported", path=where, found=found, known=known)
 
 
-def _oddities(description: Mapping[str, object], *, whole_words: bool) -> list[str]:
+def _oddities(description: Mapping[str, Any], *, whole_words: bool) -> list[str]:
     """What changes ids and has no place in a file: settings of the model, and how added tokens are found in a text."""
-    model, added = (cast(Any, description[name]) for name in ("model", "added_tokens"))
+    model, added = description["model"], description["added_tokens"]
     odd = [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model[key]]
     if model["ignore_merges"] != whole_words:
         odd.append(f"ignore_merges: {model['ignore_merges']}")
@@ -124,24 +119,22 @@ def _oddities(description: Mapping[str, object], *, whole_words: bool) -> list[s
 
 
 def _by_scores(
-    description: Mapping[str, object], merges: list[list[str]], tokens: list[str], kinds: list[int]
+    description: Mapping[str, Any], merges: list[list[str]], tokens: list[str], kinds: list[int]
 ) -> dict[str, object] | None:
     """The keys of SentencePiece's BPE, whose merges are told by the scores of their results; None where they are not.
 
     Then these keys would be read as another tokenizer. Scores of other pieces are never looked at.
     """
-    model = cast(dict[str, Any], description["model"])
+    model = description["model"]
     if model["unk_token"] not in tokens:
         return None
-    kinds = [
-        _BYTE if kind == _NORMAL and _BYTE_PIECE.fullmatch(token) else kind
-        for token, kind in zip(tokens, kinds, strict=True)
-    ]
+    for id, token in enumerate(tokens):
+        kinds[id] = _BYTE if kinds[id] == _NORMAL and _BYTE_PIECE.fullmatch(token) else kinds[id]
     kinds[tokens.index(model["unk_token"])] = _UNKNOWN
     ranks = {piece: rank for rank, piece in enumerate(dict.fromkeys(map("".join, merges)))}
     scores = [-float(ranks.get(token, len(ranks) + id)) for id, token in enumerate(tokens)]
     begins = '"Prepend"' in json.dumps(description["normalizer"])
-    again = json.loads(_from_pieces(Path(), tokens, scores, kinds, begins=begins).to_str())
+    again = json.loads(_from_pieces(Path(), tokens, scores, kinds, begins).to_str())
     same = all(again["model"][key] == model[key] for key in ("unk_token", "fuse_unk", "ignore_merges"))
     same = same and [list(merge) for merge in again["model"]["merges"]] == merges
     same = same and all(again[key] == description[key] for key in ("normalizer", "decoder"))
@@ -152,18 +145,16 @@ def _by_scores(
 
 
 def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
-    rules = header.text("tokenizer.ggml.pre")
+    rules = header.value("tokenizer.ggml.pre", "")
     name = next((name for name, same in _SAME_RULES.items() if rules in same), None)
     if name is None:
         known = ", ".join(rule for same in _SAME_RULES.values() for rule in same if rule)
         raise TokenizerError("tokenization.gguf_unsupported", path=header.path, found=rules, known=known)
     vocabulary = {token: id for id, token in enumerate(tokens) if kinds[id] != _UNUSED}
-    merges = [tuple(merge.split(" ")) for merge in header.texts("tokenizer.ggml.merges")]
-    wrong = next(
-        (merge for merge in merges if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys()), None
-    )
-    if wrong is not None:
-        header.refuse("tokenizer.ggml.merges", " ".join(wrong)[:80], "tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in header.values("tokenizer.ggml.merges", str)]
+    for merge in merges:
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys():
+            header.refuse("tokenizer.ggml.merges", " ".join(merge)[:80], "tokenizer.ggml.tokens")
     library = Tokenizer(models.BPE(vocabulary, cast(list[tuple[str, str]], merges), ignore_merges=name == _WHOLE_WORDS))
     library.pre_tokenizer = _rules(name)
     library.decoder = decoders.ByteLevel()
@@ -173,13 +164,11 @@ def _byte_level(header: Header, tokens: list[str], kinds: list[int]) -> Tokenize
 
 
 def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> Tokenizer:
-    begins = header.boolean("tokenizer.ggml.add_space_prefix", default=True)
-    return _from_pieces(header.path, tokens, header.numbers("tokenizer.ggml.scores"), kinds, begins=begins)
+    begins = header.value("tokenizer.ggml.add_space_prefix", default=True)
+    return _from_pieces(header.path, tokens, header.values("tokenizer.ggml.scores", float), kinds, begins)
 
 
-def _from_pieces(
-    path: Path, tokens: list[str], scores: Sequence[float], kinds: list[int], *, begins: bool
-) -> Tokenizer:
+def _from_pieces(path: Path, tokens: list[str], scores: list[float], kinds: list[int], begins: bool) -> Tokenizer:
     """SentencePiece's BPE, whose merges follow from the scores."""
     pieces = [sentencepiece_files.Piece(*piece) for piece in zip(tokens, scores, kinds, strict=True)]
     model = sentencepiece_files.Model(
@@ -190,13 +179,12 @@ def _from_pieces(
 
 def _rules(name: str) -> pre_tokenizers.PreTokenizer:
     """How a text is cut before its bytes are merged."""
-    if name in (GPT2, SMOLLM):
-        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        return (
-            words if name == GPT2 else pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
-        )
-    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN if name == LLAMA3 else QWEN2_PATTERN), "isolated")
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name in (GPT2, SMOLLM))
+    if name == GPT2:
+        return words
+    pattern = Regex(LLAMA3_PATTERN if name == LLAMA3 else QWEN2_PATTERN)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([digits if name == SMOLLM else pre_tokenizers.Split(pattern, "isolated"), words])
 
 
 def _described(name: str) -> object:
@@ -210,12 +198,3 @@ def _plain(rules: object) -> object:
     if isinstance(rules, dict):
         return {key: _plain(value) for key, value in rules.items() if key != "trim_offsets"}
     return [_plain(rule) for rule in rules] if isinstance(rules, list) else rules
-
-
-def _token(header: Header, key: str, tokens: list[str]) -> str | None:
-    id = header.integer(key)
-    if id is None:
-        return None
-    if not 0 <= id < len(tokens):
-        header.refuse(key, id, f"0 ... {len(tokens) - 1}")
-    return tokens[id]

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from wenlu.core.downloads import refuse_pointer
 from wenlu.core.errors import TokenizerError
 from wenlu.core.log import warn
 from wenlu.tokenization import sentencepiece_files
-from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, QWEN2_PATTERN, UNKNOWN_TOKEN
+from wenlu.tokenization.kinds import END_TOKEN, PAD_TOKEN, QWEN2_PATTERN, UNKNOWN_TOKEN, byte_level
 from wenlu.tokenization.template import BERT, has_template, set_template
 
 Side = Literal["source", "target"]
@@ -118,12 +118,11 @@ def read_config(directory: Path) -> dict[str, object]:
 
 def own_config(tokens: Mapping[str, str | None], special_tokens: Sequence[str]) -> dict[str, object]:
     """What tokenizer_config.json says of a tokenizer of ours, from its end, pad and unknown token by their roles."""
-    roles = dict(tokens)
-    roles |= {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"} if special_tokens else {}
-    named = {role: token for role, token in roles.items() if token in special_tokens}
+    roles = {**tokens, "mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    named: dict[str, object] = {role: token for role, token in roles.items() if token in special_tokens}
     rest = [token for token in special_tokens if token not in named.values()]
-    further = {"additional_special_tokens": rest} if rest else {}
-    return {**named, **further, "clean_up_tokenization_spaces": False, "model_max_length": 10**30}
+    named |= {"additional_special_tokens": rest} if rest else {}
+    return {**named, "clean_up_tokenization_spaces": False, "model_max_length": 10**30}
 
 
 def config_text(config: Mapping[str, object], *, marian: bool) -> str:
@@ -242,14 +241,10 @@ def _wordpiece(path: Path, config: Mapping[str, object]) -> Tokenizer:
 
 def _byte_level(directory: Path, config: Mapping[str, object], family: str) -> Tokenizer:
     library = Tokenizer(models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
-    add_prefix_space = bool(config.get("add_prefix_space", False))
     if family.startswith("qwen"):
-        library.normalizer = normalizers.NFC()
-        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
-        by_byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        library.pre_tokenizer = pre_tokenizers.Sequence([split, by_byte])
+        library.normalizer, library.pre_tokenizer = normalizers.NFC(), byte_level(QWEN2_PATTERN)
     else:
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
     library.decoder = decoders.ByteLevel()
     _add_tokens(library, directory, config)
     vocab = library.get_vocab()
@@ -275,10 +270,10 @@ def _add_tokens(library: Tokenizer, directory: Path, config: Mapping[str, object
 
 
 def _model_unknown(library: Tokenizer) -> str | None:
-    unknown = json.loads(library.to_str())["model"]
-    token = unknown.get("unk_token")
-    if token is None and isinstance(unknown.get("unk_id"), int):
-        token = library.id_to_token(unknown["unk_id"])
+    model = json.loads(library.to_str())["model"]
+    token = model.get("unk_token")
+    if token is None and isinstance(model.get("unk_id"), int):
+        token = library.id_to_token(model["unk_id"])
     return cast("str | None", token)
 
 
@@ -297,17 +292,17 @@ def _text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, ValueError) as error:
+        refuse_pointer(path)
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
 
 
 def _json(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = _text(path)
+        value = {} if text is None else json.loads(text)
+    except ValueError as error:
         refuse_pointer(path)
         raise TokenizerError("tokenization.unreadable", path=path, reason=str(error)) from error
     if not isinstance(value, dict):
-        raise TokenizerError("tokenization.unreadable", path=path, reason=f"{type(value).__name__}")
+        raise TokenizerError("tokenization.unreadable", path=path, reason=type(value).__name__)
     return value

@@ -79,13 +79,19 @@ class Alphabet:
 
 def untrained(settings: TokenizerSettings) -> Tokenizer:
     """The pipeline of a kind with an empty vocabulary."""
-    tokenizer = Tokenizer(_model(settings.kind))
-    tokenizer.pre_tokenizer = _pre_tokenizer(settings.kind)
-    tokenizer.decoder = _decoder(settings.kind)
+    model, pre_tokenizer, decoder = _parts(settings.kind)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
     steps = _normalizers(settings)
     if steps:
         tokenizer.normalizer = steps[0] if len(steps) == 1 else normalizers.Sequence(steps)
     return tokenizer
+
+
+def byte_level(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Cuts a text by a pattern, and makes letters of its bytes."""
+    by_byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), by_byte])
 
 
 def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer:
@@ -93,18 +99,18 @@ def trainer(settings: TokenizerSettings, alphabet: Alphabet) -> trainers.Trainer
     special_tokens = _special_tokens(settings)
     common: dict[str, Any] = {"vocab_size": settings.vocab_size, "show_progress": False}
     if settings.kind == "unigram":
-        common["seed_size"] = min(1_000_000, UNIGRAM_SEEDS_PER_TOKEN * settings.vocab_size)
-        return trainers.UnigramTrainer(**common, special_tokens=special_tokens, unk_token=UNKNOWN_TOKEN)
-    common["min_frequency"] = settings.min_frequency
+        seeds = min(1_000_000, UNIGRAM_SEEDS_PER_TOKEN * settings.vocab_size)
+        common |= {"special_tokens": special_tokens, "unk_token": UNKNOWN_TOKEN, "seed_size": seeds}
+        return trainers.UnigramTrainer(**common)
+    common |= {"special_tokens": special_tokens, "min_frequency": settings.min_frequency}
     if settings.kind == "bpe":
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        return trainers.BpeTrainer(**common, special_tokens=special_tokens, initial_alphabet=letters)
+        return trainers.BpeTrainer(**common, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     if settings.kind == "wordpiece":
         # Left to itself the trainer numbers the ## letters in the order of a hash table, which differs every time.
         special_tokens += [f"##{letter}" for letter in alphabet.inner]
         common |= {"initial_alphabet": list(alphabet.all), "continuing_subword_prefix": "##"}
-        return trainers.WordPieceTrainer(**common, special_tokens=special_tokens)
-    return trainers.WordLevelTrainer(**common, special_tokens=special_tokens)
+        return trainers.WordPieceTrainer(**common)
+    return trainers.WordLevelTrainer(**common)
 
 
 def finished(trained: Tokenizer, settings: TokenizerSettings) -> Tokenizer:
@@ -136,37 +142,22 @@ def smallest_vocabulary(settings: TokenizerSettings) -> int:
     return len(settings.all_special_tokens) + (BYTE_ALPHABET_SIZE if settings.kind == "bpe" else 1)
 
 
-def _model(kind: TokenizerKind) -> models.Model:
+def _parts(kind: TokenizerKind) -> tuple[models.Model, pre_tokenizers.PreTokenizer, decoders.Decoder]:
+    """The model of a kind without its vocabulary, what cuts a text for it, and what joins its tokens."""
     if kind == "bpe":
-        return models.BPE()
+        return models.BPE(), byte_level(QWEN2_PATTERN), decoders.ByteLevel()
     if kind == "wordpiece":
-        return models.WordPiece(unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=LONGEST_WORD)
+        model = models.WordPiece(unk_token=UNKNOWN_TOKEN, max_input_chars_per_word=LONGEST_WORD)
+        joined = [decoders.WordPiece(prefix="##", cleanup=True), decoders.Fuse()]
+        tight = decoders.Replace(Regex(TIGHT_SPACE_PATTERN), "")
+        return model, pre_tokenizers.BertPreTokenizer(), decoders.Sequence([*joined, tight])
     if kind == "unigram":
-        return models.Unigram()
-    return models.WordLevel(unk_token=UNKNOWN_TOKEN)
-
-
-def _pre_tokenizer(kind: TokenizerKind) -> pre_tokenizers.PreTokenizer:
-    if kind == "bpe":
-        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    if kind == "wordpiece":
-        return pre_tokenizers.BertPreTokenizer()
-    if kind == "unigram":
-        split = pre_tokenizers.Split(Regex(MARK_PATTERN), "isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(prepend_scheme="never")])
-    return pre_tokenizers.Split(Regex(WORD_PATTERN if kind == "words" else CHARACTER_PATTERN), "isolated")
-
-
-def _decoder(kind: TokenizerKind) -> decoders.Decoder:
-    if kind == "bpe":
-        return decoders.ByteLevel()
-    if kind == "wordpiece":
-        words = decoders.WordPiece(prefix="##", cleanup=True)
-        return decoders.Sequence([words, decoders.Fuse(), decoders.Replace(Regex(TIGHT_SPACE_PATTERN), "")])
-    if kind == "unigram":
-        return decoders.Metaspace(prepend_scheme="never")
-    return decoders.Fuse()
+        marks = pre_tokenizers.Split(Regex(MARK_PATTERN), "isolated")
+        pre_tokenizer = pre_tokenizers.Sequence([marks, pre_tokenizers.Metaspace(prepend_scheme="never")])
+        return models.Unigram(), pre_tokenizer, decoders.Metaspace(prepend_scheme="never")
+    pattern = WORD_PATTERN if kind == "words" else CHARACTER_PATTERN
+    pieces = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return models.WordLevel(unk_token=UNKNOWN_TOKEN), pieces, decoders.Fuse()
 
 
 def _normalizers(settings: TokenizerSettings) -> list[normalizers.Normalizer]:
@@ -174,10 +165,8 @@ def _normalizers(settings: TokenizerSettings) -> list[normalizers.Normalizer]:
     if settings.normalization != "none":
         steps.append(normalizers.NFC() if settings.normalization == "nfc" else normalizers.NFKC())
     if settings.kind == "wordpiece":
-        bert = normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=settings.lowercase
-        )
-        steps.append(bert)
+        flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": False}
+        steps.append(normalizers.BertNormalizer(**flags, lowercase=settings.lowercase))
     elif settings.lowercase:
         steps.append(normalizers.Lowercase())
     return steps

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from wenlu.tokenization.kinds import TokenizerKind, TokenizerSettings, untrained
 
@@ -43,16 +43,14 @@ def pieces(text: str, *, blanks: bool) -> Iterator[Piece]:
     yield from _cut(text[start:])
 
 
-def cuttable(kind: TokenizerKind, description: Mapping[str, object]) -> bool:
+def cuttable(kind: TokenizerKind, description: Mapping[str, Any]) -> bool:
     """Whether a tokenizer (tokenizer.json, parsed) may be given its text in pieces."""
-    added = cast(list[dict[str, object]], description.get("added_tokens") or [])
-    normalizer = cast(dict[str, object] | None, description.get("normalizer"))
-    steps = cast(list[dict[str, object]], normalizer.get("normalizers", [normalizer])) if normalizer else []
+    normalizer = description["normalizer"]
+    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
     return (
         description["pre_tokenizer"] == pre_tokenizer_of(kind)
-        and all(token["special"] for token in added)
+        and all(token["special"] for token in description["added_tokens"])
         and all(step["type"] in _CONTEXT_FREE_NORMALIZERS for step in steps)
-        and description.get("truncation") is None
     )
 
 
@@ -61,13 +59,12 @@ def pre_tokenizer_of(kind: TokenizerKind) -> object:
     return json.loads(untrained(TokenizerSettings(kind=kind)).to_str())["pre_tokenizer"]
 
 
-def kind_of(description: Mapping[str, object]) -> TokenizerKind | None:
+def kind_of(description: Mapping[str, Any]) -> TokenizerKind | None:
     """The kind of a tokenizer (tokenizer.json, parsed); None for a model that is none of them."""
-    model = cast(dict[str, object], description["model"])
-    if model["type"] == "WordLevel":
+    model = description["model"]["type"]
+    if model == "WordLevel":
         return "characters" if description["pre_tokenizer"] == pre_tokenizer_of("characters") else "words"
-    name = str(model["type"]).lower()
-    return cast(TokenizerKind, name) if name in get_args(TokenizerKind) else None
+    return cast(TokenizerKind, model.lower()) if model.lower() in get_args(TokenizerKind) else None
 
 
 def _cut(text: str) -> Iterator[Piece]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
 
 from wenlu.tokenization.script import LANGUAGE_NAMES, LanguageName, language_of
@@ -72,16 +72,16 @@ def compare(tokenizers: Mapping[str, Tokenizer], texts: Iterable[str]) -> dict[s
     Raises TokenizerError for a lone surrogate.
     """
     results: dict[str, dict[str, Tally]] = {name: {} for name in tokenizers}
-    for batch in _batches(texts):
+    iterator = iter(texts)
+    while batch := list(islice(iterator, _BATCH)):
         languages = [language_of(text) for text in batch]
         for name, tokenizer in tokenizers.items():
             tallies = results[name]
             for text, language, ids in zip(batch, languages, tokenizer.encode_batch(batch), strict=True):
                 tallies.setdefault(language, Tally()).add(text, ids, tokenizer)
-    order = (*LANGUAGE_NAMES, ALL)
     for name, tallies in results.items():
-        tallies[ALL] = _sum(tallies[language] for language in LANGUAGE_NAMES if language in tallies)
-        results[name] = {language: tallies[language] for language in order if language in tallies}
+        results[name] = {language: tallies[language] for language in LANGUAGE_NAMES if language in tallies}
+        results[name][ALL] = _sum(list(results[name].values()))
     return results
 
 
@@ -99,28 +99,15 @@ def facts(tokenizer: Tokenizer) -> Facts:
     )
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
-
-
-def _sum(tallies: Iterable[Tally]) -> Tally:
-    total = Tally()
-    for tally in tallies:
-        total.documents += tally.documents
-        total.bytes += tally.bytes
-        total.characters += tally.characters
-        total.tokens += tally.tokens
-        total.unknown_tokens += tally.unknown_tokens
-        total.round_trip_failures += tally.round_trip_failures
-        total.first_failure = total.first_failure or tally.first_failure
-    return total
+def _sum(tallies: Sequence[Tally]) -> Tally:
+    names = [field.name for field in fields(Tally) if field.name != "first_failure"]
+    failures = (tally.first_failure for tally in tallies if tally.first_failure)
+    counts = {name: sum(getattr(tally, name) for tally in tallies) for name in names}
+    return Tally(**counts, first_failure=next(failures, None))
 
 
 def _around_difference(text: str, decoded: str) -> str:
-    place = next((at for at, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), None)
-    if place is None:
-        place = min(len(text), len(decoded))
+    differing = (at for at, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b)
+    place = next(differing, min(len(text), len(decoded)))
     start = max(0, place - _EXCERPT_CHARACTERS // 2)
     return text[start : start + _EXCERPT_CHARACTERS]

@@ -90,6 +90,7 @@ class _Budget:
 _budget: ContextVar[_Budget] = ContextVar("budget")
 
 
+@functools.lru_cache(maxsize=16)
 def compile_template(source: str) -> Template:
     """A template for ``render``.
 
@@ -207,9 +208,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         return tree
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
-        if isinstance(value, _METHOD_TYPES) and attr not in _METHODS:
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+        offered = attr in _METHODS or not isinstance(value, _METHOD_TYPES)
+        return offered and super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: object, attribute: str) -> NoReturn:
         raise SecurityError(f"{type(obj).__name__}.{attribute}")
@@ -286,9 +286,12 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
 
 
 def _indentation(width: int | str) -> int:
-    size = len(width) if isinstance(width, str) else width
+    return _bounded(len(width) if isinstance(width, str) else width, "indent")
+
+
+def _bounded(size: int, what: str) -> int:
     if size > _WIDEST:
-        raise LimitError("indent")
+        raise LimitError(what)
     return size
 
 
@@ -303,8 +306,7 @@ def _trim(text: object, chars: str | None = None) -> str:
 
 
 def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
-    if abs(precision) > _WIDEST:
-        raise LimitError("round")
+    _bounded(abs(precision), "round")
     return do_round(value, precision, method)
 
 
@@ -330,8 +332,7 @@ def _to_json(
 
 
 def _strftime_now(format: str) -> str:
-    if len(format) > _WIDEST:
-        raise LimitError("strftime_now")
+    _bounded(len(format), "strftime_now")
     return datetime.now().strftime(format)
 
 

@@ -11,8 +11,8 @@ and stay what its own library makes of them: they are found in a text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -22,7 +22,7 @@ UNREACHABLE = "\ufdd0 \ufdd0"
 """Begins names that no text comes to: noncharacters around a blank, where pre-tokenizers cut or which they change."""
 
 
-def as_text_only(library: Tokenizer, description: Mapping[str, object], *, unwritable: Sequence[str] = ()) -> Tokenizer:
+def as_text_only(library: Tokenizer, description: Mapping[str, Any], *, unwritable: Sequence[str] = ()) -> Tokenizer:
     """A tokenizer with the same ids that never gives the id of a special token, except for the unknown.
 
     Nor does it give the ids of the ``unwritable`` tokens.
@@ -31,7 +31,7 @@ def as_text_only(library: Tokenizer, description: Mapping[str, object], *, unwri
     """
     library.encode_special_tokens = True
     writable = written_specials(library)
-    model = cast(dict[str, Any], description["model"])
+    model = description["model"]
     if model["type"] == "Unigram" and model["unk_id"] is not None:  # the piece for the unknown is found in a text, too
         unwritable = [*unwritable, model["vocab"][model["unk_id"]][0]]
     if not writable and not unwritable:
@@ -40,8 +40,6 @@ def as_text_only(library: Tokenizer, description: Mapping[str, object], *, unwri
         encoder = Tokenizer.from_str(json.dumps(_without(description, [*writable, *unwritable])))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError("tokenization.special_is_text", token=[*writable, *unwritable][0]) from error
-    encoder.no_truncation()
-    encoder.no_padding()
     encoder.encode_special_tokens = True
     still = [token for token in writable if _is_written(encoder, token, library.token_to_id(token))]
     if still:
@@ -62,18 +60,16 @@ def _is_written(library: Tokenizer, token: str, id: int | None) -> bool:
     return id not in unknown and any(id in library.encode(form, add_special_tokens=False).ids for form in forms)
 
 
-def _without(description: Mapping[str, object], tokens: list[str]) -> dict[str, object]:
+def _without(description: Mapping[str, Any], tokens: list[str]) -> dict[str, object]:
     """The description of a tokenizer whose model knows these tokens under unreachable names."""
     names = {token: f"{UNREACHABLE}{number}" for number, token in enumerate(tokens)}
-    model = dict(cast(dict[str, Any], description["model"]))
+    model = renamed(description["model"], lambda _, piece: names.get(piece, piece))
+    kept = [token for token in description["added_tokens"] if token["content"] not in names]
+    return {**description, "model": model, "added_tokens": kept, "post_processor": None}
+
+
+def renamed(model: Mapping[str, Any], name: Callable[[int, str], str]) -> dict[str, Any]:
+    """The model of a tokenizer.json with other names for its pieces, which are told by their ids and old names."""
     if isinstance(model["vocab"], list):
-        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
-    else:
-        model["vocab"] = {names.get(piece, piece): id for piece, id in model["vocab"].items()}
-    added = cast(list[dict[str, object]], description["added_tokens"])
-    return {
-        **description,
-        "model": model,
-        "added_tokens": [token for token in added if token["content"] not in names],
-        "post_processor": None,
-    }
+        return {**model, "vocab": [[name(id, piece), score] for id, (piece, score) in enumerate(model["vocab"])]}
+    return {**model, "vocab": {name(id, piece): id for piece, id in model["vocab"].items()}}

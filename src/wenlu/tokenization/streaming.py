@@ -1,5 +1,8 @@
 """Ids to text one by one, as a model generates them: no half characters, and the same text as decoding all at once.
 
+``push`` takes an id and gives the text that is certain now: complete characters only, often ``""``. ``finish``, called
+once, gives what was held back. All pieces in order are what ``Tokenizer.decode`` gives for all ids.
+
 And many ids at once, for byte-level vocabularies.
 """
 
@@ -7,20 +10,9 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-
-class StreamDecoder(Protocol):
-    """Takes ids and gives text; all pieces in order are what ``Tokenizer.decode`` gives for all ids."""
-
-    def push(self, id: int) -> str:
-        """The text that is certain now that this id has come: complete characters only, often ``""``."""
-
-    def finish(self) -> str:
-        """What was held back; call it once, after the last id."""
 
 
 class ByteStreamDecoder:

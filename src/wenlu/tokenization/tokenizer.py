@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from wenlu.tokenization.kinds import END_TOKEN, MASK_TOKEN, PAD_TOKEN, UNKNOWN_T
 from wenlu.tokenization.offsets import with_joined_marks
 from wenlu.tokenization.parallelism import make_forks_safe
 from wenlu.tokenization.special import as_text_only
-from wenlu.tokenization.streaming import ByteStreamDecoder, ByteTable, StreamDecoder, TextStreamDecoder
+from wenlu.tokenization.streaming import ByteStreamDecoder, ByteTable, TextStreamDecoder
 from wenlu.tokenization.surrogates import utf8_bytes
 from wenlu.tokenization.template import Sequenced, Template
 
@@ -59,8 +58,8 @@ class Tokenizer:
     def __init__(self, files: hf.Files) -> None:
         """From the library's tokenizer and what is known of it; without a ``config`` it is our own."""
         library, unknown = files.library, files.unknown_token
-        self._serialized = library.to_str(pretty=True)
-        description = json.loads(self._serialized)
+        self.serialized: str = library.to_str(pretty=True)  # tokenizer.json, as ``save`` writes it
+        description = json.loads(self.serialized)
         kind = longtext.kind_of(description)
         if kind is None:
             raise TokenizerError("tokenization.unknown_model", found=description["model"]["type"])
@@ -119,18 +118,13 @@ class Tokenizer:
         So are the chat template, where it came in a file of its own, and files that tokenizer.json cannot stand for.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.json").write_text(self._serialized, encoding="utf-8")
+        (directory / "tokenizer.json").write_text(self.serialized, encoding="utf-8")
         config = hf.config_text(self._config, marian=bool(self._extra))
         (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
         if self._chat_template is not None:
             (directory / hf.CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
         for name, content in self._extra.items():
             (directory / name).write_bytes(content)
-
-    @property
-    def serialized(self) -> str:
-        """tokenizer.json, as ``save`` writes it."""
-        return self._serialized
 
     @property
     def chat_template(self) -> str | None:
@@ -157,7 +151,7 @@ class Tokenizer:
     @functools.cached_property
     def template(self) -> Template:
         """Where the special tokens of ``with_special_tokens`` stand, and how many they are."""
-        return Template(LibraryTokenizer.from_str(self._serialized))
+        return Template(LibraryTokenizer.from_str(self.serialized))
 
     @functools.cached_property
     def context_id(self) -> int:
@@ -167,14 +161,10 @@ class Tokenizer:
         first = next(iter(self.with_special_tokens([]).ids), None)
         return self.end_id if first is None or first not in (self.start_id, self.cls_id) else first
 
-    def encode_marked(self, text: str) -> list[int]:
-        """The ids of a text in which the strings of special tokens stand for those tokens: never for a user's text."""
-        return list(self._marked_encoder.encode(text, add_special_tokens=False).ids)
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of tokenizer.json, as 64 hexadecimal digits."""
-        return hashlib.sha256(self._serialized.encode("utf-8")).hexdigest()
+        return hashlib.sha256(self.serialized.encode("utf-8")).hexdigest()
 
     def encode(self, text: str, *, where: str | None = None) -> list[int]:
         """The ids of a text, without any special token; ``where`` names the text in an error."""
@@ -183,13 +173,13 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], *, where: Sequence[str] | None = None) -> list[list[int]]:
         """The ids of many texts, on the library's threads; ``where`` names each text in an error."""
         results: list[list[int]] = [[] for _ in texts]
-        for group in self._groups(texts):
+        for encoder, numbers, group in self._groups(texts):
             try:
-                encodings = group.encoder.encode_batch_fast(group.texts, add_special_tokens=False)
+                encodings = encoder.encode_batch_fast(group, add_special_tokens=False)
             except BaseException as error:
                 names = [where[number] if where else str(number + 1) for number in range(len(texts))]
-                raise _refused(error, texts, names) from error
-            for number, encoding in zip(group.numbers, encodings, strict=True):
+                raise refused(error, texts, names) from error
+            for number, encoding in zip(numbers, encodings, strict=True):
                 results[number].extend(encoding.ids)
         return results
 
@@ -198,7 +188,7 @@ class Tokenizer:
         try:
             encoding = self._encoder.encode(text, add_special_tokens=False)
         except BaseException as error:
-            raise _refused(error, [text], [where or "1"]) from error
+            raise refused(error, [text], [where or "1"]) from error
         ids = encoding.ids
         offsets = with_joined_marks(text, encoding.offsets) if self._normalizes else encoding.offsets
         return Encoding(ids, [self.token(id) for id in ids], offsets)
@@ -208,9 +198,7 @@ class Tokenizer:
 
         Raises TokenizerError for an id outside the vocabulary.
         """
-        self._check(ids)
-        shown = list(ids) if keep_special else [id for id in ids if id not in self._hidden]
-        return self._decode(shown)
+        return self._decode(ids if keep_special else [id for id in ids if id not in self._hidden])
 
     def round_trips(self, text: str, ids: Sequence[int] | None = None) -> bool:
         """Whether decoding gives the text back, character by character; ``ids`` are its ids where known."""
@@ -251,30 +239,24 @@ class Tokenizer:
         """All ids of the vocabulary, in order; foreign vocabularies may leave some out."""
         return sorted(self._tokens)
 
-    def stream(self, *, keep_special: bool = False) -> StreamDecoder:
+    def stream(self, *, keep_special: bool = False) -> ByteStreamDecoder | TextStreamDecoder:
         """A new decoder for ids that come one by one."""
         hidden = frozenset[int]() if keep_special else self._hidden
         if self._by_byte:
-            return ByteStreamDecoder(self._checked_bytes, hidden=hidden)
-        return TextStreamDecoder(self._checked_decode, hidden=hidden, fallback=self._fallback_ids)
+            return ByteStreamDecoder(self._bytes, hidden=hidden)
+        return TextStreamDecoder(self._decode, hidden=hidden, fallback=self._fallback_ids)
 
     def _role(self, name: str) -> int | None:
         """The id of the special token that tokenizer_config.json names for a role; None where there is none."""
         return self._vocab.get(hf.content(self._config.get(f"{name}_token")) or "")
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._library.decode(ids, skip_special_tokens=False)
-
-    def _checked_decode(self, ids: Sequence[int]) -> str:
         self._check(ids)
-        return self._decode(ids)
-
-    def _checked_bytes(self, id: int) -> bytes:
-        self._check([id])
-        return self._bytes(id)
+        return self._library.decode(ids, skip_special_tokens=False)
 
     def _bytes(self, id: int) -> bytes:
         """What a byte-level decoder reads from a token: its letters stand for bytes, or else for themselves."""
+        self._check([id])
         token = self._tokens[id]
         try:
             return bytes([_byte_of_letter()[letter] for letter in token])
@@ -290,10 +272,6 @@ class Tokenizer:
     def encoder_json(self) -> str:
         """tokenizer.json of what encodes: as ``save`` writes it, with unreachable names for writable special tokens."""
         return self._encoder.to_str()
-
-    @functools.cached_property
-    def _marked_encoder(self) -> LibraryTokenizer:
-        return LibraryTokenizer.from_str(self._serialized)
 
     @functools.cached_property
     def _byte_table(self) -> ByteTable:
@@ -312,37 +290,32 @@ class Tokenizer:
     @functools.cached_property
     def _whole_encoder(self) -> LibraryTokenizer:
         """Encodes what is one pre-token already, without looking for the pattern."""
-        encoder = LibraryTokenizer.from_str(self._serialized)
+        encoder = LibraryTokenizer.from_str(self.serialized)
         encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         encoder.encode_special_tokens = True
         return encoder
 
-    def _groups(self, texts: Sequence[str]) -> Iterator[_Group]:
-        """The pieces of the texts in order, each with the number of its text, in groups for the library."""
-        group = _Group(self._encoder, [], [])
+    def _groups(self, texts: Sequence[str]) -> Iterator[tuple[LibraryTokenizer, list[int], list[str]]]:
+        """The pieces of the texts in order, in groups for the library: what encodes it, its texts' numbers, it."""
+        numbers: list[int] = []
+        group: list[str] = []
         size = 0
         for number, text in enumerate(texts):
             for piece in longtext.pieces(text, blanks=self.kind == "bpe") if self._cuttable else [longtext.Piece(text)]:
-                if group.texts and (piece.whole or size + len(piece.text) > GROUP_CHARACTERS):
-                    yield group
-                    group, size = _Group(self._encoder, [], []), 0
+                if group and (piece.whole or size + len(piece.text) > GROUP_CHARACTERS):
+                    yield self._encoder, numbers, group
+                    numbers, group, size = [], [], 0
                 if piece.whole:
-                    yield _Group(self._whole_encoder, [number], [piece.text])
+                    yield self._whole_encoder, [number], [piece.text]
                     continue
-                group.numbers.append(number)
-                group.texts.append(piece.text)
+                numbers.append(number)
+                group.append(piece.text)
                 size += len(piece.text)
-        if group.texts:
-            yield group
+        if group:
+            yield self._encoder, numbers, group
 
 
-class _Group(NamedTuple):
-    encoder: LibraryTokenizer
-    numbers: list[int]
-    texts: list[str]
-
-
-def _refused(error: BaseException, texts: Sequence[str], names: Sequence[str]) -> BaseException:
+def refused(error: BaseException, texts: Sequence[str], names: Sequence[str]) -> BaseException:
     """Our error for what the library raised on one of these texts."""
     for text, name in zip(texts, names, strict=True):
         try:

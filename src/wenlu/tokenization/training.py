@@ -21,7 +21,7 @@ LONGEST_RUN = 256
 """Letters, marks or blanks in a row that training sees in one piece; more would cost the square of their number."""
 CHUNK_CHARACTERS = 16_384
 """Texts are thinned out in chunks of about this size."""
-PROGRESS_EVERY_BYTES = 1 << 20
+PROGRESS_EVERY_KB = 1000
 CHARACTER_COVERAGE = 0.9995
 """Unigram and WordPiece learn the most frequent characters that make up this share of the text, as SentencePiece."""
 
@@ -43,13 +43,11 @@ def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
         raise unused_setting("tokenizer.min_frequency", settings.min_frequency, because=reason)
     sample = Sample(settings.max_training_bytes)
     with progress("tokenization.reading", unit="kB") as bar:
-        shown = 0
         for number, text in enumerate(texts, start=1):
             sample.add(text, where=str(number))
-            if sample.seen_bytes - shown >= PROGRESS_EVERY_BYTES:
-                bar.advance((sample.seen_bytes - shown) / 1e3)
-                shown = sample.seen_bytes
-        bar.advance((sample.seen_bytes - shown) / 1e3)
+            if sample.seen_bytes / 1e3 - bar.done >= PROGRESS_EVERY_KB:
+                bar.advance(sample.seen_bytes / 1e3 - bar.done)
+        bar.advance(sample.seen_bytes / 1e3 - bar.done)
     if not sample.kept_bytes:
         raise TokenizerError("tokenization.no_text")
     if sample.kept_bytes < sample.seen_bytes:

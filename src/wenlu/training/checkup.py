@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -27,6 +27,8 @@ Severity = Literal["broken", "slow", "note"]
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 _EXTRAS = {"data": ("pyarrow", "zstandard"), "hf": ("transformers",)}
+_FEATURES = ("avx2", "avx512", "vnni", "avx512_bf16", "amx_tile")  # as torch calls them
+_OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 _SIZE = 1024
 _MEASURED_SECONDS = 0.15
 _COPIED_BYTES = 1 << 28
@@ -50,30 +52,21 @@ def gather_facts() -> dict[str, dict[str, object]]:
     """Everything that is asked of the machine, by table; None where it cannot be known. Takes about two seconds."""
     name, flags = machine.processor()
     cores, memory = machine.allowed_cores(), machine.memory()
-    features = {
-        "avx2": torch.cpu._is_avx2_supported(),
-        "avx512": torch.cpu._is_avx512_supported(),
-        "vnni": torch.cpu._is_vnni_supported(),
-        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-        "amx": torch.cpu._is_amx_tile_supported(),
-    }
+    supported = [feature for feature in _FEATURES if getattr(torch.cpu, f"_is_{feature}_supported")()]
     return {
         "processor": {
             "name": name,
             "machine": platform.machine(),
             "torch_uses": torch.backends.cpu.get_cpu_capability(),
-            "features": [feature for feature, found in features.items() if found] or sorted(flags)[:8],
+            "features": [feature.removesuffix("_tile") for feature in supported] or sorted(flags)[:8],
             "cores_present": os.cpu_count(),
             "cores_allowed": cores,
             "cores_quota": machine.core_quota(),
             "has_bf16": has_bfloat16(),
         },
-        "threads": {
-            "torch": torch.get_num_threads(),
-            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
-        },
+        "threads": {"torch": torch.get_num_threads()} | {name: os.environ.get(name) for name in _OPENMP},
         "speed": _speed(cores, int(min(_COPIED_BYTES, _number(memory.free) / 8))),
-        "memory": {"total": memory.total, "limit": memory.limit, "free": memory.free},
+        "memory": memory._asdict(),
         "runs": _disk(runs.RUNS),
         "home": _disk(runs.wenlu_home()),
         "versions": _versions(),
@@ -89,65 +82,50 @@ def gather_facts() -> dict[str, dict[str, object]]:
     }
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: Facts) -> list[Finding]:
     """What is broken, what will be slow and why, from the facts alone."""
-    yield from _broken(facts)
-    yield from _slow_processor(facts)
-    memory, cuda = _number(facts["memory"]["free"]), facts["cuda"]
-    if memory < _LOW_MEMORY:
-        yield Finding("low_memory", "slow", {"free": memory / 1e6})
-    for place in ("runs", "home"):
-        disk = facts[place]
-        free, seconds = _number(disk["free"]), _number(disk["sync_seconds"], 0.0)
-        if free < _LOW_DISK:
-            yield Finding("low_disk", "slow", {"path": disk["path"], "free": free / 1e6})
-        if seconds > _SLOW_SYNC_SECONDS:
-            yield Finding("slow_sync", "slow", {"path": disk["path"], "milliseconds": seconds * 1e3})
-    if facts["compiler"]["path"] is None:
-        yield Finding("no_compiler", "note")
-    if cuda["driver"] and not cuda["devices"] and not cuda["failure"]:
-        yield Finding("cuda_unused", "slow", {"driver": cuda["driver"], "built": cuda["built"] or "-"})
-    if "utf" not in str(facts["surroundings"]["encoding"]).lower():
-        yield Finding("not_utf8", "note", {"encoding": facts["surroundings"]["encoding"]})
-
-
-def _broken(facts: Facts) -> Iterator[Finding]:
-    versions = facts["versions"]
-    for place in ("runs", "home"):
-        if not facts[place]["writable"]:
-            yield Finding("unwritable", "broken", {"path": facts[place]["path"]})
-    if _release(versions["torch"]) < _release(versions["torch_needed"]):
-        yield Finding("old_torch", "broken", {"found": versions["torch"], "needed": versions["torch_needed"]})
-    if facts["cuda"]["failure"]:
-        yield Finding("cuda_broken", "broken", {"detail": facts["cuda"]["failure"]})
-    if facts["surroundings"]["clock_behind"]:
-        yield Finding("clock_behind", "broken", {"clock": facts["surroundings"]["clock"]})
-
-
-def _slow_processor(facts: Facts) -> Iterator[Finding]:
-    processor, threads, speed = facts["processor"], facts["threads"], facts["speed"]
-    allowed, quota = int(_number(processor["cores_allowed"], 1)), _number(processor["cores_quota"])
-    if processor["machine"] in ("x86_64", "AMD64") and "avx2" not in cast(list[str], processor["features"]):
-        yield Finding("no_avx2", "slow")
-    if allowed == 1:
-        yield Finding("one_core", "slow", {"present": processor["cores_present"]})
-    if quota < allowed:
-        yield Finding("quota", "slow", {"quota": quota, "allowed": allowed, "threads": max(1, round(quota))})
-    asked = str(threads["OMP_NUM_THREADS"] or "")
-    if asked.isdigit() and int(asked) != allowed:
-        yield Finding("omp_threads", "note", {"asked": int(asked), "allowed": allowed})
-    if str(threads["OMP_WAIT_POLICY"] or "").upper() == "ACTIVE":
-        yield Finding("omp_spins", "slow")
-    if facts["versions"]["torch_debug"]:
-        yield Finding("debug_build", "slow")
+    processor, threads, speed, versions = (facts[name] for name in ("processor", "threads", "speed", "versions"))
+    cuda, surroundings, places = facts["cuda"], facts["surroundings"], (facts["runs"], facts["home"])
+    encoding = str(surroundings["encoding"])
+    old = _release(versions["torch"]) < _release(versions["torch_needed"])
+    can_avx2 = processor["machine"] not in ("x86_64", "AMD64") or "avx2" in cast(list[str], processor["features"])
+    allowed = int(_number(processor["cores_allowed"], 1))
+    quota = min(_number(processor["cores_quota"]), allowed)
+    limited = {"quota": quota, "allowed": allowed, "threads": max(1, round(quota))}
+    said, spins = str(threads["OMP_NUM_THREADS"] or ""), str(threads["OMP_WAIT_POLICY"] or "").upper() == "ACTIVE"
+    asked = int(said) if said.isdigit() else allowed
     one, together = _number(speed["fp32_one_thread"], 1), _number(speed["fp32_all_threads"], 1)
-    if allowed > 1 and together < _POOR_SCALING * min(allowed, quota) * one:
-        yield Finding("poor_scaling", "slow", {"gain": together / one, "allowed": allowed})
-    gain = _number(speed["bf16_all_threads"], 0.0) / together
-    if not processor["has_bf16"]:
-        yield Finding("no_bf16", "note")
-    elif gain < GAIN:
-        yield Finding("bf16_slow", "note", {"gain": gain})
+    poor = allowed > 1 and together < _POOR_SCALING * quota * one
+    gain, has_bf16 = _number(speed["bf16_all_threads"], 0.0) / together, processor["has_bf16"]
+    memory, unused = _number(facts["memory"]["free"]), cuda["driver"] and not cuda["devices"] and not cuda["failure"]
+    checks: list[tuple[object, Finding]] = [
+        *((not place["writable"], Finding("unwritable", "broken", {"path": place["path"]})) for place in places),
+        (old, Finding("old_torch", "broken", {"found": versions["torch"], "needed": versions["torch_needed"]})),
+        (cuda["failure"], Finding("cuda_broken", "broken", {"detail": cuda["failure"]})),
+        (surroundings["clock_behind"], Finding("clock_behind", "broken", {"clock": surroundings["clock"]})),
+        (not can_avx2, Finding("no_avx2", "slow")),
+        (allowed == 1, Finding("one_core", "slow", {"present": processor["cores_present"]})),
+        (quota < allowed, Finding("quota", "slow", limited)),
+        (asked != allowed, Finding("omp_threads", "note", {"asked": asked, "allowed": allowed})),
+        (spins, Finding("omp_spins", "slow")),
+        (versions["torch_debug"], Finding("debug_build", "slow")),
+        (poor, Finding("poor_scaling", "slow", {"gain": together / one, "allowed": allowed})),
+        (not has_bf16, Finding("no_bf16", "note")),
+        (has_bf16 and gain < GAIN, Finding("bf16_slow", "note", {"gain": gain})),
+        (memory < _LOW_MEMORY, Finding("low_memory", "slow", {"free": memory / 1e6})),
+        *(check for place in places for check in _slow_disk(place)),
+        (facts["compiler"]["path"] is None, Finding("no_compiler", "note")),
+        (unused, Finding("cuda_unused", "slow", {"driver": cuda["driver"], "built": cuda["built"] or "-"})),
+        ("utf" not in encoding.lower(), Finding("not_utf8", "note", {"encoding": encoding})),
+    ]
+    return [finding for holds, finding in checks if holds]
+
+
+def _slow_disk(place: Mapping[str, object]) -> Iterator[tuple[bool, Finding]]:
+    free, seconds = _number(place["free"]), _number(place["sync_seconds"], 0.0)
+    yield free < _LOW_DISK, Finding("low_disk", "slow", {"path": place["path"], "free": free / 1e6})
+    slow = Finding("slow_sync", "slow", {"path": place["path"], "milliseconds": seconds * 1e3})
+    yield seconds > _SLOW_SYNC_SECONDS, slow
 
 
 def _speed(cores: int, copied_bytes: int) -> dict[str, object]:
@@ -158,38 +136,30 @@ def _speed(cores: int, copied_bytes: int) -> dict[str, object]:
         for threads, name in ((1, "one_thread"), (cores, "all_threads")):
             torch.set_num_threads(threads)
             for dtype, short in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
-                known = dtype == torch.float32 or has_bfloat16()
-                found[f"{short}_{name}"] = 2e-9 * _SIZE**3 / _best_seconds(dtype) if known else None
+                known, factor = dtype == torch.float32 or has_bfloat16(), torch.ones(_SIZE, _SIZE, dtype=dtype)
+                best = _best_seconds(torch.mm, factor, factor) if known else None
+                found[f"{short}_{name}"] = best and 2e-9 * _SIZE**3 / best
         source = torch.ones(copied_bytes // 4)
-        target, best = torch.empty_like(source), math.inf
-        for _ in range(3):
-            started = time.perf_counter()
-            target.copy_(source)
-            best = min(best, time.perf_counter() - started)
-        found["copy_gigabytes_a_second"] = 2e-9 * copied_bytes / best
+        found["copy_gigabytes_a_second"] = 2e-9 * copied_bytes / _best_seconds(torch.empty_like(source).copy_, source)
     finally:
         torch.set_num_threads(before)
     return found
 
 
-def _best_seconds(dtype: torch.dtype) -> float:
-    factor, best, begin = torch.ones(_SIZE, _SIZE, dtype=dtype), math.inf, time.perf_counter()
-    torch.mm(factor, factor)
+def _best_seconds(work: Callable[..., object], *arguments: torch.Tensor) -> float:
+    best, begin = math.inf, time.perf_counter()
+    work(*arguments)
     while time.perf_counter() - begin < _MEASURED_SECONDS or best == math.inf:
         started = time.perf_counter()
-        torch.mm(factor, factor)
+        work(*arguments)
         best = min(best, time.perf_counter() - started)
     return best
 
 
 def _disk(folder: Path) -> dict[str, object]:
     disk = machine.disk(folder)
-    return {
-        "path": str(folder.absolute()),
-        "free": disk.free_bytes,
-        "writable": disk.writable,
-        "sync_seconds": disk.sync_seconds,
-    }
+    path, seconds = str(folder.absolute()), disk.sync_seconds
+    return {"path": path, "free": disk.free_bytes, "writable": disk.writable, "sync_seconds": seconds}
 
 
 def _versions() -> dict[str, object]:

@@ -6,27 +6,24 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from torch import nn
-
 from wenlu.bundle import save_bundle
 from wenlu.core.log import Notice
-from wenlu.core.runs import Run, publish
+from wenlu.core.publication import publish
+from wenlu.core.runs import Run
 from wenlu.core.settings import Resolved, refuse_changed, to_toml, unused_setting
 from wenlu.data.store import Store
 from wenlu.models import ngram
 from wenlu.models.config import given
-from wenlu.training.preparation import check_windows, open_store
-from wenlu.training.results import Evaluate, RunResult, last_evaluation
+from wenlu.training.preparation import open_store
+from wenlu.training.resolution import check_windows
+from wenlu.training.results import Evaluate, RunResult, describe_data, describe_process, finished_result
 from wenlu.training.settings import RunSettings
-from wenlu.training.status import describe_data, describe_process
 
 FITTED_KINDS = frozenset({"ngram"})
 _READ = {  # by the fit, its record and its evaluation; max_tokens by the other models that share a settings file
-    "train": {"seed", "sequence_length"},
-    "optimizer": set[str](),
-    "schedule": set[str](),
-    "evaluate": {"context", "stride", "max_tokens", "final_max_tokens"},
-    "lora": set[str](),
+    "train": ("seed", "sequence_length"),
+    **dict.fromkeys(("optimizer", "schedule", "lora"), ()),
+    "evaluate": ("context", "stride", "max_tokens", "final_max_tokens"),
 }
 
 
@@ -57,7 +54,9 @@ def fit_run(run: Run, resolved: Resolved[RunSettings], store: Store, evaluate: E
     run.write_data(describe_data(store))
     run.cut_log(-1)
     started = time.perf_counter()
-    model = _fit(settings, store)
+    size, end_id, context_id = store.tokenizer.vocab_size, store.train.end_id, store.train.context_id
+    order = given(settings.model.order, ngram.MAX_ORDER)
+    model = ngram.fit(store.train, order=order, vocab_size=size, end_id=end_id, context_id=context_id)
     seconds = time.perf_counter() - started
     run.append_log({"event": "fit", "step": 1, "tokens": store.train.num_tokens, "seconds": seconds})
     if evaluate is not None and store.validation.num_tokens:
@@ -65,21 +64,11 @@ def fit_run(run: Run, resolved: Resolved[RunSettings], store: Store, evaluate: E
         scores = dict(evaluate(model, store.validation, rule, context=context, max_tokens=rule.final_max_tokens))
         run.append_log({"event": "final_evaluation", "step": 1, **scores})
         run.write_status(evaluation=scores)
-    final = run.path / "final"
 
     def write(directory: Path) -> None:
         provenance = {"run": run.path.resolve().name, "data": store.train.fingerprint}
         save_bundle(directory, model=model, tokenizer=store.tokenizer, task=settings.task.name, provenance=provenance)
 
-    publish(final, write, replace=final.exists())
+    publish(run.path / "final", write, replace=(run.path / "final").exists())
     run.write_status(state="finished", step=1, seconds=seconds, ended=time.time(), error=None)
-    return RunResult(run.path, "finished", 0, 1, seconds, final, last_evaluation(run))
-
-
-def _fit(settings: RunSettings, store: Store) -> nn.Module:
-    """Count the training split: the n-gram model of the order that ``model.order`` asks for."""
-    order = given(settings.model.order, ngram.MAX_ORDER)
-    train = store.train
-    return ngram.fit(
-        train, order=order, vocab_size=store.tokenizer.vocab_size, end_id=train.end_id, context_id=train.context_id
-    )
+    return finished_result(run)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from wenlu.core.errors import NotFiniteError, RunError
 from wenlu.core.log import warn
 from wenlu.core.publication import write_file_atomically
-from wenlu.data.loader import Loader
 from wenlu.tasks._base import IGNORE_INDEX, Batch
+from wenlu.tasks._labelled import LabelledTask
 from wenlu.training.optimizers import parameter_roles
 from wenlu.training.precision import autocast, on_device
-from wenlu.training.preparation import Prepared
 from wenlu.training.results import written
 from wenlu.training.trainer import Step, Trainer
 
@@ -83,52 +82,26 @@ class Inspection:
         return {**asdict(self), "is_finite": self.is_finite}
 
 
-@dataclass
-class _Watch:
-    """Names of modules and parameters, in the order in which something that is not finite was seen at them."""
-
-    modules: dict[str, None] = field(default_factory=dict)
-    parameters: dict[str, None] = field(default_factory=dict)
-
-    def output(self, name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not all(_is_finite(tensor) for tensor in _tensors(output)):
-                self.modules[f"{name} ({type(module).__name__})"] = None
-
-        return hook
-
-    def gradient(self, name: str) -> Callable[[Tensor], None]:
-        def hook(parameter: Tensor) -> None:
-            if parameter.grad is not None and not _is_finite(parameter.grad):
-                self.parameters[name] = None
-
-        return hook
-
-
-def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -> Inspection:
+def inspect_step(trainer: Trainer, index: int, decode: Decode) -> Inspection:
     """Take the step with this index (from 0) once more; the trainer, its gradients apart, is afterwards as before.
 
     The trainer must hold the weights and the carried state from before that step.
     """
     first = index * trainer.settings.accumulation
-    batches = {number: loader.batch(number) for number in range(first, first + trainer.settings.accumulation)}
-    counts: Counter[str] = Counter()
-    for batch in batches.values():
-        counts.update(trainer.objective.counts(batch))
+    batches = {number: trainer.batches.batch(number) for number in range(first, first + trainer.settings.accumulation)}
     held = [name for name, tensor in trainer.tensors().items() if not _is_finite(tensor)]
     before = trainer.carried_tensors()
     step, trainer.step = trainer.step, index
     try:
-        with torch.compiler.set_stance("force_eager"), _watched(trainer.model) as watch:
-            means = trainer.backward(list(batches.values()), counts)
+        with torch.compiler.set_stance("force_eager"), _watched(trainer.model) as (modules, parameters):
+            means = trainer.backward(list(batches.values()), trainer.count(batches.values()))
             gradients = [p.grad for p in trainer.optimizer.parameters.values() if p.grad is not None]
             norm, norms = float(nn.utils.get_total_norm(gradients)), _gradient_norms(trainer.model)
-            documents = [found for number in batches for found in _documents(trainer, number, loader, decode, before)]
+            documents = [found for number in batches for found in _documents(trainer, number, decode, before)]
     finally:
         trainer.step = step
         trainer.optimizer.zero_grad()
-        if trainer.carried is not None:
-            trainer.carried.load_tensors(before)
+        trainer.carry(before)
     return Inspection(
         step=index + 1,
         loss=written(sum(sum(mean.values()) for mean in means)),
@@ -136,18 +109,18 @@ def inspect_step(trainer: Trainer, index: int, loader: Loader, decode: Decode) -
         gradient_norm=written(norm),
         gradient_norms=norms,
         held=held,
-        modules=list(watch.modules),
-        parameters=list(watch.parameters),
+        modules=modules,
+        parameters=parameters,
         documents=documents,
     )
 
 
-def reported_steps(trainer: Trainer, prepared: Prepared, folder: Path) -> Iterator[Step]:
+def reported_steps(trainer: Trainer, decode: Decode, folder: Path) -> Iterator[Step]:
     """The trainer's steps; one that is not finite leaves a report, whether it stops the run or not."""
 
     def report(number: int, seen: Mapping[str, object], *, left: int) -> None:
         if left > 0:
-            found = inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
+            found = inspect_step(trainer, number - 1, decode)
             with contextlib.suppress(RunError):  # a full disk must not hide why the run stops
                 warn("training.report_written", path=_write_report(folder, seen, found))
         if left == 1:
@@ -177,14 +150,26 @@ def _write_report(folder: Path, seen: Mapping[str, object], found: Inspection) -
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[_Watch]:
-    watch = _Watch()
-    hooks = [module.register_forward_hook(watch.output(name)) for name, module in model.named_modules() if name]
+def _watched(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
+    """Modules and parameters, in the order in which an output or a gradient that is not finite was seen at them."""
+    modules: list[str] = []
+    parameters: list[str] = []
+
+    def output(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        shown = f"{name} ({type(module).__name__})"
+        if shown not in modules and not all(map(_is_finite, _tensors(output))):
+            modules.append(shown)
+
+    def gradient(name: str, parameter: Tensor) -> None:
+        if name not in parameters and parameter.grad is not None and not _is_finite(parameter.grad):
+            parameters.append(name)
+
+    hooks = [module.register_forward_hook(partial(output, name)) for name, module in model.named_modules() if name]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            hooks.append(parameter.register_post_accumulate_grad_hook(watch.gradient(name)))  # type: ignore[no-untyped-call]
+            hooks.append(parameter.register_post_accumulate_grad_hook(partial(gradient, name)))  # type: ignore[no-untyped-call]
     try:
-        yield watch
+        yield modules, parameters
     finally:
         for hook in hooks:
             hook.remove()
@@ -200,18 +185,18 @@ def _gradient_norms(model: nn.Module) -> dict[str, float | str]:
 
 
 @torch.no_grad()
-def _documents(
-    trainer: Trainer, number: int, loader: Loader, decode: Decode, before: Mapping[str, Tensor]
-) -> Iterator[DocumentLoss]:
+def _documents(trainer: Trainer, number: int, decode: Decode, before: Mapping[str, Tensor]) -> Iterator[DocumentLoss]:
     """The loss of each document's part in a micro-batch, alone in its row.
 
     A model that carries a state reads the whole batch for it, from the state before the step.
     """
-    batch = loader.batch(number)
+    if isinstance(trainer.objective, LabelledTask):
+        return  # the rows are examples, not parts of documents
+    batch = trainer.batches.batch(number)
     trainer.model.eval()
     apart = "document_ids" in batch  # else the documents of a row are read together, and the first one names them
     places = batch.get("document_ids", torch.zeros_like(batch["labels"]))
-    for row, documents in enumerate(loader.documents(number)):
+    for row, documents in enumerate(trainer.batches.documents(number)):
         for piece, document in enumerate(documents if apart else documents[:1]):
             columns = (places[row] == piece).nonzero().squeeze(1)
             begin, end = int(columns[0]), int(columns[-1]) + 1

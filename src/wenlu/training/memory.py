@@ -130,6 +130,5 @@ def _attention_bytes(model: nn.Module, settings: RunSettings) -> int:
 def _muon_bytes(shapes: list[tuple[int, ...]]) -> int:
     """What the orthogonalisation of the largest group of matrices of one shape needs besides the gradients."""
     groups = Counter((min(shape), max(shape)) for shape in shapes if len(shape) == 2)
-    return max(
-        (16 * count * short * long + 12 * count * short**2 for (short, long), count in groups.items()), default=0
-    )
+    sizes = (16 * count * short * long + 12 * count * short**2 for (short, long), count in groups.items())
+    return max(sizes, default=0)

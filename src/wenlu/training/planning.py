@@ -28,12 +28,12 @@ from wenlu.models.adapters import add_lora
 from wenlu.models.config import LanguageModel
 from wenlu.tasks._base import CorpusObjective
 from wenlu.tasks._heads import with_heads
-from wenlu.training.duration import Duration, Pace
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.memory import MemoryParts, memory_parts
 from wenlu.training.optimizers import Role, parameter_roles
-from wenlu.training.preparation import absolute_paths, create_model, refuse_unread_by_store, resolve_settings
+from wenlu.training.resolution import absolute_paths, create_model, refuse_unread_by_store, resolve_settings
 from wenlu.training.run import refuse_existing
+from wenlu.training.schedules import Duration, Pace
 from wenlu.training.settings import RunSettings
 from wenlu.training.trial import OUT_OF_MEMORY, Corpus, Trial, look_at_corpus, start_trial
 
@@ -66,8 +66,7 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
-        train = self.settings.train
-        return train.batch_size * train.sequence_length * train.accumulation
+        return self.settings.train.tokens_per_step
 
     @property
     def fits_memory(self) -> bool:
@@ -126,7 +125,7 @@ def plan_run(resolved: Resolved[RunSettings], target: Path, *, trial_command: Se
     if trial is not None and trial.libraries_bytes is not None:
         parts = replace(parts, libraries=trial.libraries_bytes)
     formula = parts.peak(accumulation=train.accumulation)
-    peak = trial.peak_bytes if trial and trial.peak_bytes else formula
+    peak = (trial and trial.peak_bytes) or formula
     largest = None if free is None else parts.largest_batch(free, peak, train.batch_size)
     if failure == OUT_OF_MEMORY:  # whatever the formulas say
         largest = min(train.batch_size // 2, largest or 0)
@@ -185,17 +184,19 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 def _steps(settings: RunSettings, corpus: Corpus, trial: Trial | None) -> int | None:
     """The number of steps as ``decide_steps`` will decide it; None when the corpus or the speed is not known."""
-    train = settings.train
-    if train.steps is not None:
-        return train.steps
-    tokens = train.batch_size * train.sequence_length * train.accumulation
-    budget = train.length
+    budget = settings.train.length
+    if settings.train.steps is not None:
+        return settings.train.steps
     if (budget.unit == "epochs" and not corpus.train_tokens) or (budget.unit == "seconds" and trial is None):
         return None
     if trial and budget.unit == "seconds":
         budget = replace(budget, value=max(0.0, budget.value - trial.bigrams_seconds))
-    seconds = trial.seconds_per_step if trial else None
-    return budget.steps(Pace(tokens, (corpus.train_tokens or 0) / tokens, seconds_per_step=seconds))
+    return budget.steps(_pace(settings, corpus, trial.seconds_per_step if trial else None, None))
+
+
+def _pace(settings: RunSettings, corpus: Corpus, seconds_per_step: float | None, steps: int | None) -> Pace:
+    tokens = settings.train.tokens_per_step
+    return Pace(tokens, (corpus.train_tokens or 0) / tokens, total_steps=steps, seconds_per_step=seconds_per_step)
 
 
 def _seconds(settings: RunSettings, corpus: Corpus, trial: Trial, steps: int) -> dict[str, float]:
@@ -218,11 +219,9 @@ def _seconds(settings: RunSettings, corpus: Corpus, trial: Trial, steps: int) ->
 
 def _counts(settings: RunSettings, corpus: Corpus, seconds_per_step: float, steps: int) -> tuple[int, int]:
     """How often a run evaluates and saves: regularly, at its end, and after each evaluation, taken to be the best."""
-    train = settings.train
-    tokens = train.batch_size * train.sequence_length * train.accumulation
-    pace = Pace(tokens, (corpus.train_tokens or 0) / tokens, total_steps=steps, seconds_per_step=seconds_per_step)
+    pace = _pace(settings, corpus, seconds_per_step, steps)
     evaluate = Duration.parse(settings.evaluate.every, setting="evaluate.every").steps(pace)
-    save = Duration.parse(train.save_every, setting="train.save_every").steps(pace)
+    save = Duration.parse(settings.train.save_every, setting="train.save_every").steps(pace)
     evaluations, saves = (steps - 1) // evaluate, (steps - 1) // save
     return evaluations + 1, evaluations + saves - (steps - 1) // math.lcm(evaluate, save) + 1
 

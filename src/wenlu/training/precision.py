@@ -1,8 +1,12 @@
-"""What the machine decides about a run: device, precision, threads. Found out once, written down, checked on resume."""
+"""What the machine decides about a run, and how it is told to run it: device, precision, threads, memory that is kept.
+
+What it decides is found out once, written down, and checked on resume.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import platform
@@ -18,7 +22,6 @@ from wenlu.core.errors import DeviceError, SettingsError
 from wenlu.core.log import warn
 from wenlu.core.machine import allowed_cores, processor
 from wenlu.models.device import DeviceName, describe_device, pick_device
-from wenlu.training.allocation import kept_memory
 from wenlu.training.settings import Precision, TrainSettings
 
 CPU = torch.device("cpu")
@@ -27,6 +30,13 @@ _REPEATABLE = (":4096:8", ":16:8")
 GAIN = 1.2  # bf16 products must be so many times as fast as float32 before they are taken
 _TRIAL_SIZE = 512
 _TRIALS = 5
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt
+_NEVER_TRIM, _DEFAULT_MMAP_MAX = -1, 65536
+_MOST_MMAP_THRESHOLD = 32 << 20  # where the library's own ends up; it stops moving them when one is set
+_TUNED = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE_BYTES = 2 << 20
+_RESERVED_BYTES = 4 << 30  # of addresses; memory is taken when it is written to
 
 
 def has_bfloat16(device: torch.device = CPU) -> bool:
@@ -69,6 +79,39 @@ def resolve_machine(settings: TrainSettings) -> TrainSettings:
         precision = "bf16" if fast else "fp32"
     name: DeviceName = "cpu" if device == CPU else "cuda"
     return replace(settings, device=name, precision=precision, threads=settings.threads or allowed_cores())
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory with the process until the end of the block, in large pages; then give it back.
+
+    The GNU C library gives every large block back to the system when it is freed; the next step takes it again, and the
+    system clears it page by page before it may be used. In a training step that is a tenth of the time. Here the
+    library is told to keep what is freed, and Linux to use pages of 2 MiB for it where it may (``madvise``). Other
+    systems, and a library that is tuned by its environment variables: nothing is changed.
+    """
+    if not (sys.platform == "linux" and platform.libc_ver()[0] == "glibc") or any(map(os.environ.get, _TUNED)):
+        yield
+        return
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
+    block = library.malloc(_RESERVED_BYTES)
+    if block:  # not where addresses are limited
+        start = -(-block // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+        library.madvise(start, _RESERVED_BYTES - _HUGE_PAGE_BYTES, _MADV_HUGEPAGE)
+        library.free(block)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        library.mallopt(_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _MOST_MMAP_THRESHOLD)
+        library.malloc_trim(0)
 
 
 @contextlib.contextmanager
@@ -123,11 +166,6 @@ def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Te
     if device.type == "cuda":
         return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
     return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def newton_schulz_dtype(precision: Precision) -> torch.dtype:
-    """What Muon's iteration runs in."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def environment(device: torch.device = CPU) -> dict[str, str]:

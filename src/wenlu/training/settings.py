@@ -13,9 +13,8 @@ from wenlu.models.config import ModelSettings
 from wenlu.models.device import DeviceName
 from wenlu.tasks._base import TaskSettings
 from wenlu.tokenization.tokenizer import TokenizerSettings
-from wenlu.training.duration import Duration
 from wenlu.training.optimizers import OptimizerSettings
-from wenlu.training.schedules import ScheduleSettings
+from wenlu.training.schedules import Duration, ScheduleSettings
 
 Precision = Literal["auto", "fp32", "bf16"]
 Layout = Literal["auto", "packed", "stream"]
@@ -35,6 +34,7 @@ class TrainSettings:
     the run stops, or the step's update is left out (the eleventh in a row stops it too).
     ``bigram_steps`` fit the embedding and the untied output matrix of a Transformer to the train split's pairs of
     tokens before the first step; of a budget in time they take a quarter at most.
+    ``patience`` ends a run after that many evaluations without a better one (0: never).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -47,6 +47,7 @@ class TrainSettings:
     seed: int = 1
     clip: float = 1.0
     bigram_steps: int = 0
+    patience: int = 0
     non_finite: NonFinite = "stop"
     device: DeviceName = "auto"
     deterministic: bool = True
@@ -64,12 +65,17 @@ class TrainSettings:
             raise SettingsError("training.duration", setting="train.budget", value=self.budget)
         Duration.parse(self.save_every, setting="train.save_every")
         bounds = {
-            ">= 0": ("seed", "clip", "bigram_steps"),
+            ">= 0": ("seed", "clip", "bigram_steps", "patience"),
             ">= 1": ("steps", "batch_size", "accumulation", "keep"),
             ">= 2": ("sequence_length",),
             "0 <= x <= 1024": ("threads", "num_workers"),  # far more of them crash the process when they are started
         }
         refuse_outside("training.range", "train", self, bounds)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """What one step reads when its rows are full."""
+        return self.batch_size * self.sequence_length * self.accumulation
 
     @property
     def length(self) -> Duration:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, NotFiniteError
-from wenlu.models.checkpoint import digest as digest
 from wenlu.models.lora import is_lora, lora_state
 from wenlu.tasks._base import Carried
 from wenlu.training.optimizers import Optimizer, own_memory
@@ -22,7 +21,7 @@ FORMAT = 1
 _CARRIED, _LORA = "carried/", "lora/"
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class State:
     """``state.json``: the step that was done, the next micro-batch, and what the bits of the run depend on.
 
@@ -120,16 +119,12 @@ def copy_weights(source: nn.Module, target: nn.Module, *, path: Path) -> None:
     """
     with torch.no_grad():
         theirs = dict(source.named_parameters()) | dict(source.named_buffers())
-        mine: dict[str, Tensor] = {name: tensor for name, tensor in target.named_parameters() if not is_lora(name)}
-        mine |= dict(target.named_buffers())
-        differing = [name for name in sorted(theirs.keys() | mine.keys()) if _shape(theirs, name) != _shape(mine, name)]
+        mine = dict(target.named_parameters()) | dict(target.named_buffers())
+        mine = {name: tensor for name, tensor in mine.items() if not is_lora(name)}
+        shapes = [{(name, tensor.shape) for name, tensor in tensors.items()} for tensors in (theirs, mine)]
+        differing = sorted({name for name, _ in shapes[0] ^ shapes[1]})
         if differing:
-            raise CheckpointError(
-                "training.other_model", path=path, names=", ".join(differing[:5]), count=len(differing)
-            )
+            names = ", ".join(differing[:5])
+            raise CheckpointError("training.other_model", path=path, names=names, count=len(differing))
         for name, tensor in mine.items():
             tensor.copy_(theirs[name])
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return tensors[name].shape if name in tensors else None

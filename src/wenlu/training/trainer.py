@@ -15,9 +15,8 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from wenlu.core.errors import NotFiniteError
 from wenlu.core.log import warn
 from wenlu.core.reproducibility import derive_seed
+from wenlu.data.loader import Batches
 from wenlu.models.device import device_of
 from wenlu.tasks._base import Batch, Carried, Objective
 from wenlu.training.optimizers import Optimizer
@@ -35,12 +35,6 @@ from wenlu.training.state import refuse_non_finite, state_tensors
 
 MOST_SKIPPED = 10
 """Steps in a row whose update may be left out; the next one that is not finite stops the run."""
-
-
-class Batches(Protocol):
-    """The micro-batches of a run, by number: the same number always gives the same batch."""
-
-    def batches(self, start: int) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -89,27 +83,18 @@ class Trainer:
         self.device = device_of(self.model)
 
     def __iter__(self) -> Iterator[Step]:
-        stream = self.batches.batches(self.step * self.settings.accumulation)
+        accumulation = self.settings.accumulation
+        stream = self.batches.batches(self.step * accumulation)
         while self.step < self.schedule.steps:
             started = time.perf_counter()
-            micro_batches = list(itertools.islice(stream, self.settings.accumulation))
-            yield self._step(micro_batches, started)
-
-    def finish(self) -> Step | None:
-        """Take all the steps that are left; the last one, or None when none was left."""
-        last: Step | None = None
-        for step in self:
-            last = step
-        return last
+            yield self._step(list(itertools.islice(stream, accumulation)), started)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name: weights, the optimizer's state, carried state."""
         return dict(self.model.named_parameters()) | state_tensors(self.optimizer, self.carried)
 
     def _step(self, micro_batches: list[Batch], started: float) -> Step:
-        counts: Counter[str] = Counter()
-        for batch in micro_batches:
-            counts.update(self.objective.counts(batch))
+        counts = self.count(micro_batches)
         before = self.carried_tensors()
         means = self.backward(micro_batches, counts)
         terms = {name: sum(mean[name] for mean in means) for name in counts}
@@ -126,17 +111,24 @@ class Trainer:
             seconds=0.0,
             terms=terms if len(terms) > 1 else {},
         )
-        if math.isfinite(norm) and math.isfinite(step.loss) and self._carried_is_finite():
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.carried_tensors().values())
+        if finite and math.isfinite(norm) and math.isfinite(step.loss):
             self.optimizer.set_rates(factor, index=self.step)
             self.optimizer.step()
             self.skipped_in_a_row = 0
         else:
-            if self.carried is not None:
-                self.carried.load_tensors(before)
+            self.carry(before)
             step = self._skip(step, means)
         self.optimizer.zero_grad()
         self.step += 1
         return replace(step, seconds=time.perf_counter() - started)
+
+    def count(self, micro_batches: Iterable[Batch]) -> Counter[str]:
+        """The number of targets of each term of the loss."""
+        counts: Counter[str] = Counter()
+        for batch in micro_batches:
+            counts.update(self.objective.counts(batch))
+        return counts
 
     def backward(self, micro_batches: Sequence[Batch], counts: Mapping[str, int]) -> list[dict[str, float]]:
         """Add up the gradients of the step; what each micro-batch gives to the weighted mean of each term."""
@@ -159,9 +151,10 @@ class Trainer:
         """A copy of the carried state, to go back to."""
         return {} if self.carried is None else {name: t.clone() for name, t in self.carried.tensors().items()}
 
-    def _carried_is_finite(self) -> bool:
-        tensors = {} if self.carried is None else self.carried.tensors()
-        return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    def carry(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a carried state."""
+        if self.carried is not None:
+            self.carried.load_tensors(tensors)
 
     def _skip(self, step: Step, means: Sequence[Mapping[str, float]]) -> Step:
         """Leave the update out, or stop; the weights and the carried state are those of the step before.

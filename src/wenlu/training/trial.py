@@ -12,7 +12,8 @@ import math
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ import torch
 from wenlu.core import machine
 from wenlu.core.log import Notice
 from wenlu.core.runs import Run
-from wenlu.core.settings import Resolved, load
+from wenlu.core.settings import load
 from wenlu.data.documents import read_documents
 from wenlu.data.files import find_files
 from wenlu.data.report import Report
@@ -33,11 +34,12 @@ from wenlu.data.tokens import build_store, existing_store
 from wenlu.tokenization.tokenizer import Tokenizer, TokenizerSettings
 from wenlu.training import precision
 from wenlu.training.compilation import uncompiled
+from wenlu.training.material import PackedText
 from wenlu.training.preparation import Prepared, fit_first_weights, mean_seconds, measure_seconds_per_step, prepare
+from wenlu.training.resolution import tokenization
 from wenlu.training.results import Evaluate
 from wenlu.training.run import Consumer
 from wenlu.training.settings import RunSettings
-from wenlu.training.start import tokenization
 
 _SAMPLE_BYTES = 2_000_000
 _STAND_IN_DOCUMENTS = (400, 500)  # documents of so many random tokens; a tenth is held out
@@ -85,30 +87,26 @@ def look_at_corpus(settings: RunSettings, folder: Path) -> tuple[Corpus, Path | 
     if isinstance(found, Store):
         tokens = (found.train.num_tokens, found.validation.num_tokens)
         return Corpus("prepared", found.tokenizer.vocab_size, *tokens), None
-    started, taken, whole, report = time.perf_counter(), 0, True, Report()
+    started, taken, report = time.perf_counter(), 0, Report()
     path = folder / "sample.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for document in read_documents(settings.data, report):
             file.write(json.dumps({"text": document.text}, ensure_ascii=False) + "\n")
             taken += document.original_bytes
             if taken > _SAMPLE_BYTES:
-                whole = False
                 break
     data = DataSettings(paths=(str(path),), validation_fraction=settings.data.validation_fraction)
     store = build_store(folder / "sample", data, tokenizer=tokenizer, tokenizer_settings=trained)
     on_disk = sum(source.path.stat().st_size for source in find_files(settings.data.paths, Report()))
     read = sum(account.bytes for account in report.files[:-1]) + (report.place() or taken)
+    whole, vocab_size = taken <= _SAMPLE_BYTES, store.tokenizer.vocab_size
     scale = 1.0 if whole else max(1.0, on_disk / read)
-    usable = whole or tokenizer is not None or store.tokenizer.vocab_size >= settings.tokenizer.vocab_size
-    corpus = Corpus(
-        "sampled",
-        store.tokenizer.vocab_size if usable else settings.tokenizer.vocab_size,
-        round(scale * store.train.num_tokens),
-        round(scale * store.validation.num_tokens),
-        scale * (time.perf_counter() - started),
-        round(scale * store.train.tokens.nbytes),
-    )
-    return corpus, store.path if usable else None
+    usable = whole or tokenizer is not None or vocab_size >= settings.tokenizer.vocab_size
+    counts = (store.train.num_tokens, store.validation.num_tokens, store.train.tokens.nbytes)
+    train, validation, size = (round(scale * count) for count in counts)
+    seconds = scale * (time.perf_counter() - started)
+    vocab_size = vocab_size if usable else settings.tokenizer.vocab_size
+    return Corpus("sampled", vocab_size, train, validation, seconds, size), store.path if usable else None
 
 
 def start_trial(folder: Path, command: Sequence[str], *, stand_in: int, save: bool) -> Trial | Notice:
@@ -151,8 +149,7 @@ def run_trial(folder: Path, evaluate: Evaluate) -> None:
         started = time.perf_counter()
         measured = measure_seconds_per_step(prepared, budget.value) if budget.unit == "seconds" else None
         calibration = time.perf_counter() - started if measured else 0.0
-        endless = replace(train, steps=_TRIAL_STEPS, budget=None)
-        prepared.resolved = Resolved(replace(prepared.settings, train=endless), {})
+        prepared.settle("train.steps", "trial", steps=_TRIAL_STEPS, budget=None)
         consumer = Consumer(Run.create(folder / "run"), prepared, evaluate)
         seconds = mean_seconds(consumer.trainer, _AS_FOR_BUDGET)
         scoring = _time_evaluation(prepared, seconds, evaluate)
@@ -184,12 +181,9 @@ def stand_in_store(folder: Path, vocab_size: int) -> Store:
     tokenizer.save(folder)
     drawn = np.random.Generator(np.random.PCG64(0)).integers(0, tokenizer.vocab_size, _STAND_IN_DOCUMENTS)
     drawn[:, -1] = tokenizer.end_id
-    train, validation, test = (
-        TokenStore.from_documents(
-            part.tolist(), end_id=tokenizer.end_id, context_id=tokenizer.context_id, vocab_size=tokenizer.vocab_size
-        )
-        for part in (drawn[40:], drawn[:40], drawn[:0])
-    )
+    end_id, context_id, size = tokenizer.end_id, tokenizer.context_id, tokenizer.vocab_size
+    made = partial(TokenStore.from_documents, end_id=end_id, context_id=context_id, vocab_size=size)
+    train, validation, test = (made(part.tolist()) for part in (drawn[40:], drawn[:40], drawn[:0]))
     store = Store(folder, train=train, validation=validation, test=test, record={}, fingerprint="stand-in")
     store.tokenizer = tokenizer
     return store
@@ -204,13 +198,14 @@ def _import_everything() -> None:
 
 def _time_evaluation(prepared: Prepared, seconds_per_step: float, evaluate: Evaluate) -> float:
     """Seconds a token of the validation text, from as many as take about two seconds."""
-    validation, settings, train = prepared.store.validation, prepared.settings.evaluate, prepared.settings.train
+    assert isinstance(prepared.material, PackedText), "labelled examples are not planned"
+    validation, settings = prepared.material.store.validation, prepared.settings.evaluate
     if not validation.num_tokens:
         return 0.0
-    context, speed = settings.context or train.sequence_length, prepared.pace.tokens_per_step / seconds_per_step
-    wanted = max(4 * context, _EVALUATION_SECONDS * speed)
+    context = settings.context or prepared.settings.train.sequence_length
+    wanted = max(4 * context, _EVALUATION_SECONDS * prepared.pace.tokens_per_step / seconds_per_step)
     wanted = int(min(wanted, settings.max_tokens or math.inf, validation.num_tokens))
-    with uncompiled(train.compile):
+    with uncompiled(prepared.settings.train.compile):
         started = time.perf_counter()
         evaluate(prepared.model, validation, settings, context=context, max_tokens=wanted)
         return (time.perf_counter() - started) / wanted

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wenlu.core.errors import CheckpointError, GateError, SettingsError
 from wenlu.core.log import notice, progress
-from wenlu.core.runs import Run, checkpoint_step, verify
+from wenlu.core.publication import verify
+from wenlu.core.runs import Run, checkpoint_step
 from wenlu.core.settings import Resolved
 from wenlu.data.store import Store
-from wenlu.models.checkpoint import load_model
+from wenlu.models.checkpoint import digest, load_model
 from wenlu.models.lora import merged_state
 from wenlu.training.fitting import FITTED_KINDS
 from wenlu.training.inspection import Inspection, inspect_step
@@ -20,7 +22,6 @@ from wenlu.training.preparation import Prepared, fit_first_weights, prepare_agai
 from wenlu.training.results import written
 from wenlu.training.run import check_state, read_settings, restore, training_digest
 from wenlu.training.settings import RunSettings
-from wenlu.training.state import digest
 from wenlu.training.trainer import Step, Trainer
 
 
@@ -48,12 +49,13 @@ def verify_run(path: Path, *, store: Store | None = None) -> Verified:
         if not checkpoints:
             raise CheckpointError("training.nothing_to_verify", path=path)
         resolved = _as_logged(run)
+        before = checkpoints[-2] if len(checkpoints) > 1 else None
         for checkpoint in checkpoints[-2:]:
             _refuse_damaged(checkpoint)
-        prepared = prepare_again(run, resolved, checkpoints[-2] if len(checkpoints) > 1 else None, store=store)
+        prepared = prepare_again(run, resolved, before, store=store)
         check_state(checkpoints[-1], prepared, prepared.settings, allow_inexact=False)
         with machine(prepared.settings.train):
-            return _replay(run, prepared, checkpoints)
+            return _verify(run, _trainer_at(prepared, before), checkpoints[-1])
 
 
 def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: Store | None = None) -> Inspection:
@@ -68,22 +70,17 @@ def replay_step(path: Path, number: int, *, allow_inexact: bool = False, store: 
     with run.lock():
         resolved, checkpoint = _as_logged(run), run.newest_checkpoint(before=number)
         prepared = prepare_again(run, resolved, checkpoint, store=store)
+        steps = prepared.settings.train.steps or 0
+        if not 1 <= number <= steps:
+            raise SettingsError("training.replay_range", step=number, steps=steps)
+        if (saved := checkpoint or run.newest_checkpoint()) is not None:
+            check_state(saved, prepared, prepared.settings, allow_inexact=allow_inexact)
         with machine(prepared.settings.train):
-            if checkpoint is None:
-                fit_first_weights(prepared)
-            trainer = prepared.trainer()
-            if not 1 <= number <= trainer.schedule.steps:
-                raise SettingsError("training.replay_range", step=number, steps=trainer.schedule.steps)
-            if (saved := checkpoint or run.newest_checkpoint()) is not None:
-                check_state(saved, prepared, prepared.settings, allow_inexact=allow_inexact)
-            if checkpoint is not None:
-                restore(trainer, checkpoint)
-            first = trainer.step
-            notice("training.replaying_step", first=first, step=number)
-            with progress("training.replaying", total=number - 1 - first, unit="steps") as bar:
-                for _ in itertools.islice(trainer, number - 1 - first):
-                    bar.advance()
-            return inspect_step(trainer, number - 1, prepared.loader, prepared.store.tokenizer.decode)
+            trainer = _trainer_at(prepared, checkpoint)
+            notice("training.replaying_step", first=trainer.step, step=number)
+            for _ in _replayed(trainer, number - 1):
+                pass
+            return inspect_step(trainer, number - 1, prepared.material.tokenizer.decode)
 
 
 def _as_logged(run: Run) -> Resolved[RunSettings]:
@@ -95,24 +92,33 @@ def _as_logged(run: Run) -> Resolved[RunSettings]:
     return Resolved(replace(resolved.value, train=train), resolved.origins)
 
 
-def _replay(run: Run, prepared: Prepared, checkpoints: list[Path]) -> Verified:
-    if len(checkpoints) == 1:  # from the start, so with the first weights
+def _trainer_at(prepared: Prepared, checkpoint: Path | None) -> Trainer:
+    """A trainer in the state of a checkpoint; without one at the start, so with the first weights."""
+    if checkpoint is None:
         fit_first_weights(prepared)
     trainer = prepared.trainer()
-    last = checkpoint_step(checkpoints[-1])
-    if len(checkpoints) > 1:
-        restore(trainer, checkpoints[-2])
-    first = trainer.step
+    if checkpoint is not None:
+        restore(trainer, checkpoint)
+    return trainer
+
+
+def _replayed(trainer: Trainer, last: int) -> Iterator[Step]:
+    """The steps up to this one."""
+    left = last - trainer.step
+    with progress("training.replaying", total=left, unit="steps") as bar:
+        for step in itertools.islice(trainer, left):
+            yield step
+            bar.advance()
+
+
+def _verify(run: Run, trainer: Trainer, checkpoint: Path) -> Verified:
+    first, last = trainer.step, checkpoint_step(checkpoint)
     notice("training.verifying", first=first, last=last)
     logged = {record["step"]: record for record in run.read_log() if record.get("event") in ("step", "skipped")}
-    with progress("training.replaying", total=last - first, unit="steps") as bar:
-        for step in trainer:
-            _compare(step, logged.get(step.number, {}))
-            bar.advance()
-            if step.number == last:
-                break
+    for step in _replayed(trainer, last):
+        _compare(step, logged.get(step.number, {}))
     found = training_digest(trainer)
-    _compare_weights(run, trainer, checkpoints[-1], found)
+    _compare_weights(run, trainer, checkpoint, found)
     return Verified(first, last, found)
 
 

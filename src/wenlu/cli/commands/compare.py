@@ -6,56 +6,43 @@ domain, what is forgotten of it is the loss of each model there minus that of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import File, Paths, Split, Words
 from wenlu.core.errors import RequestError, SettingsError
+from wenlu.core.log import notice
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
-    from wenlu.evaluation.compare import Scored, TextComparison
     from wenlu.evaluation.contestants import Contestant
-    from wenlu.evaluation.corpus import Corpus
-    from wenlu.evaluation.documents import EvaluationText
-    from wenlu.evaluation.evaluator import Evaluation
+    from wenlu.evaluation.documents import Corpus
+    from wenlu.evaluation.evaluator import Evaluation, Scored
 
-    Scorer = Callable[[Contestant, Corpus, Iterable[EvaluationText] | None], Scored]
+    Scorer = Callable[[Contestant, Corpus], Scored]
 
 
 @output.command("compare")
-@argument("compare", "models", nargs=-1)
-@option("compare", "--data", multiple=True, required=True, metavar="PATH")
-@option("compare", "--old-data", multiple=True, metavar="PATH")
-@option("compare", "--split", type=click.Choice(["train", "validation", "test"]))
-@option("compare", "--limit-bytes", type=int)
-@option("compare", "--context", type=int)
-@option("compare", "--stride", type=int)
-@option("compare", "--html", metavar="FILE")
-@output.run
 def command(
-    models: tuple[str, ...],
-    data: tuple[str, ...],
-    old_data: tuple[str, ...],
-    split: str | None,
-    limit_bytes: int | None,
-    context: int | None,
-    stride: int | None,
-    html: str | None,
+    models: Words = (),
+    *,
+    data: Paths,
+    old_data: Paths = (),
+    split: Split | None = None,
+    limit_bytes: int | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    html: File = None,
 ) -> None:
     """Load, score all on the same documents or rows, test, print."""
-    from wenlu.core.log import notice
-    from wenlu.core.runs import write_file_atomically
+    from wenlu.core.publication import write_file_atomically
     from wenlu.evaluation.compare import TextComparison, compare
-    from wenlu.evaluation.corpus import open_corpus
-    from wenlu.evaluation.record import comparison_page
-    from wenlu.evaluation.reports import render
+    from wenlu.evaluation.documents import open_corpus
+    from wenlu.evaluation.record import comparison_page, comparison_record, comparison_tables, definitions
 
     contestants = _contestants(models)
     if limit_bytes is not None and limit_bytes < 1:
@@ -66,13 +53,18 @@ def command(
         evaluations = _evaluations(contestants, corpus, score, limit_bytes)
         found.append(TextComparison(corpus, evaluations, compare(evaluations)))
     new, old = found[0], found[1] if old_data else None
-    _show(contestants, new, old)
+    scores, *others = comparison_tables(contestants, new, old)
+    scores = replace(scores, title=text("evaluation.comparison_title", count=len(contestants)))
+    shown = ""
+    for table in (scores, *others):
+        shown += output.render(output.Table(table.columns, table.rows, table.title)) + f"{table.note}\n"
+    output.result(comparison_record(contestants, new, old), text=shown + definitions(new.evaluations))
     if html is not None:
-        write_file_atomically(Path(html), render(comparison_page(contestants, new, old)))
+        write_file_atomically(Path(html), comparison_page(contestants, new, old))
         notice("evaluation.report_written", path=html)
 
 
-def _contestants(models: tuple[str, ...]) -> list[Contestant]:
+def _contestants(models: Words) -> list[Contestant]:
     """The models, each under a name of its own: the run's, or the words of the user where two runs share one."""
     from wenlu.evaluation.contestants import open_contestant
 
@@ -94,22 +86,18 @@ def _evaluations(
     contestants: Sequence[Contestant], corpus: Corpus, score: Scorer, limit_bytes: int | None
 ) -> dict[str, Scored]:
     """Every model on the same documents: the store's tokens if they are everybody's, else the texts."""
-    from wenlu.core.log import notice
-    from wenlu.evaluation.documents import sample_texts
 
-    sample = sample_texts(corpus.texts(), limit_bytes) if limit_bytes else None
-    shared = sample is None and all(corpus.fits(contestant.bundle.tokenizer) for contestant in contestants)
+    if limit_bytes or any(corpus.tokens_of(contestant.bundle.tokenizer) is None for contestant in contestants):
+        corpus = corpus.as_texts(limit_bytes or 0)
     evaluations = {}
     for contestant in contestants:
         notice("evaluation.scoring_model", model=contestant.name)
-        texts = None if shared else corpus.texts() if sample is None else sample
-        evaluations[contestant.name] = score(contestant, corpus, texts)
+        evaluations[contestant.name] = score(contestant, corpus)
     return evaluations
 
 
 def _scorer(contestants: Sequence[Contestant], context: int | None, stride: int | None, choice: str) -> Scorer:
     """How each of them is scored on a text: on its documents, or on the rows of the objective that they share."""
-    from wenlu.evaluation.documents import encode_texts
     from wenlu.evaluation.evaluator import evaluate_documents
     from wenlu.evaluation.objectives import common_objective, evaluate_objective
 
@@ -118,28 +106,15 @@ def _scorer(contestants: Sequence[Contestant], context: int | None, stride: int 
         if stride is not None:
             raise RequestError("evaluation.option_unread", option="--stride", task=objective.settings.name)
         columns = min(contestant.columns(context) for contestant in contestants)
-        return lambda one, corpus, texts: evaluate_objective(
-            one, objective, corpus, texts=texts, sequence_length=columns, choice=choice
-        )
+        return lambda one, corpus: evaluate_objective(one, objective, corpus, sequence_length=columns, choice=choice)
     limited = [contestant for contestant in contestants if contestant.model.max_positions is not None]
     smallest = min(limited or contestants, key=lambda contestant: contestant.context)
     windows = smallest.windows(context=context, stride=stride)
     evaluate = partial(evaluate_documents, windows=windows, choice=choice)
 
-    def score(one: Contestant, corpus: Corpus, texts: Iterable[EvaluationText] | None) -> Evaluation:
+    def score(one: Contestant, corpus: Corpus) -> Evaluation:
         tokenizer = one.bundle.tokenizer
-        documents = corpus.documents(tokenizer) if texts is None else encode_texts(texts, tokenizer)
+        documents = corpus.documents(tokenizer)
         return evaluate(one.model, documents, context_id=tokenizer.context_id, end_id=tokenizer.end_id)
 
     return score
-
-
-def _show(contestants: Sequence[Contestant], new: TextComparison, old: TextComparison | None) -> None:
-    from wenlu.evaluation.record import comparison_record, comparison_tables, definitions
-
-    scores, *others = comparison_tables(contestants, new, old)
-    scores = replace(scores, title=text("evaluation.comparison_title", count=len(contestants)))
-    shown = ""
-    for table in (scores, *others):
-        shown += output.render(output.table(table.columns, table.rows, title=table.title)) + f"{table.note}\n"
-    output.result(comparison_record(contestants, new, old), text=shown + definitions(new.evaluations))

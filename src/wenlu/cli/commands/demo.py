@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from wenlu.cli import output
-from wenlu.cli.output import option
+from wenlu.cli.parsing import Paths
 from wenlu.core.errors import DataError, SettingsError
 from wenlu.core.log import notice
 from wenlu.core.messages import text
@@ -16,9 +16,8 @@ from wenlu.core.publication import write_file_atomically
 
 if TYPE_CHECKING:
     from wenlu.data.store import Store
-    from wenlu.data.tokens import PackSettings
-    from wenlu.evaluation.ladder import Ladder, Rung
-    from wenlu.metrics.significance import Difference
+    from wenlu.evaluation.ladder import Ladder
+    from wenlu.evaluation.reports import Table
 
 CORPUS = "demo"
 VOCAB_SIZE = 8192
@@ -30,37 +29,47 @@ PLAN, REPORT = "demo.json", "report.html"
 
 
 @output.command("demo")
-@option("demo", "--data", multiple=True, metavar="PATH")
-@option("demo", "--budget", default="115s", metavar="TIME")
-@option("demo", "-o", "--output", "target", metavar="DIR")
-@option("demo", "--vocab-size", type=int, default=VOCAB_SIZE)
-@option("demo", "--seed", type=int, default=1)
-@output.run
-def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: int, seed: int) -> int:
+def command(
+    *,
+    data: Paths = (),
+    budget: Annotated[str, "TIME"] = "115s",
+    target: Annotated[str | None, "-o", "--output", "DIR"] = None,
+    vocab_size: int = VOCAB_SIZE,
+    seed: int = 1,
+) -> int:
     """Fetch, pack, train, score, mix, generate, report."""
+    from wenlu.core.settings import load
     from wenlu.data.fetch import fetch_corpus
-    from wenlu.data.tokens import corpus_key
+    from wenlu.data.tokens import SPLITS, PackSettings, Store, build_store, corpus_key
     from wenlu.evaluation.ladder import climb
     from wenlu.training.results import RunResult
+    from wenlu.training.schedules import Duration
 
-    seconds = _seconds(budget)
+    duration = Duration.parse(budget, setting="--budget")
+    if duration.unit != "seconds":
+        raise SettingsError("demo.budget_unit", value=budget)
     corpus = list(data) or [str(path) for path in fetch_corpus(CORPUS, fallback=True)]
-    settings = _pack_settings(corpus, vocab_size)
+    held_out = dict.fromkeys(("data.validation_fraction", "data.test_fraction"), HELD_OUT_FRACTION)
+    values = {"data.paths": corpus, **held_out, "tokenizer.vocab_size": vocab_size}
+    settings = load(PackSettings, values=values).value
     key = corpus_key(settings.data, None, settings.tokenizer)
-    directory = _directory(target, {"corpus": key, "seconds": seconds, "seed": seed})
-    store = _store(directory, settings)
+    directory = _directory(target, {"corpus": key, "seconds": duration.value, "seed": seed})
+    path = directory / "store"
+    made = path.exists()
+    store = Store.open(path) if made else build_store(path, settings.data, tokenizer_settings=settings.tokenizer)
     if store.test.num_documents < LEAST_DOCUMENTS:
         notice("demo.few_documents", documents=store.test.num_documents, least=LEAST_DOCUMENTS)
-    ladder = climb(store, directory, seconds=seconds, seed=seed)
+    ladder = climb(store, directory, seconds=duration.value, seed=seed)
     if isinstance(ladder, RunResult):
         notice("demo.stopped", path=directory)
         return ladder.exit_code
     samples = _samples(store, ladder)
+    splits = {name: store.split(name) for name in SPLITS}
     record = {
         "directory": str(directory),
         "corpus": corpus,
-        "documents": {name: store.split(name).num_documents for name in ("train", "validation", "test")},
-        "tokens": {name: store.split(name).num_tokens for name in ("train", "validation", "test")},
+        "documents": {name: part.num_documents for name, part in splits.items()},
+        "tokens": {name: part.num_tokens for name, part in splits.items()},
         **ladder.as_record(),
         "samples": samples,
     }
@@ -68,16 +77,6 @@ def command(data: tuple[str, ...], budget: str, target: str | None, vocab_size: 
     write_file_atomically(directory / REPORT, _report(ladder, samples))
     output.result(record, text=_shown(ladder, samples, directory, with_data=bool(data)))
     return 0
-
-
-def _seconds(budget: str) -> float:
-    """The budget of each network as seconds."""
-    from wenlu.training.duration import Duration
-
-    duration = Duration.parse(budget, setting="--budget")
-    if duration.unit != "seconds":
-        raise SettingsError("demo.budget_unit", value=budget)
-    return duration.value
 
 
 def _directory(target: str | None, plan: Mapping[str, object]) -> Path:
@@ -103,28 +102,6 @@ def _read_plan(directory: Path) -> object:
         return None
 
 
-def _pack_settings(corpus: Sequence[str], vocab_size: int) -> PackSettings:
-    from wenlu.core.settings import load
-    from wenlu.data.tokens import PackSettings
-
-    values = {
-        "data.paths": list(corpus),
-        "data.validation_fraction": HELD_OUT_FRACTION,
-        "data.test_fraction": HELD_OUT_FRACTION,
-        "tokenizer.vocab_size": vocab_size,
-    }
-    return load(PackSettings, values=values).value
-
-
-def _store(directory: Path, settings: PackSettings) -> Store:
-    from wenlu.data.tokens import Store, build_store
-
-    path = directory / "store"
-    if path.exists():
-        return Store.open(path)
-    return build_store(path, settings.data, tokenizer_settings=settings.tokenizer)
-
-
 def _samples(store: Store, ladder: Ladder) -> list[dict[str, str]]:
     """How the Transformer and the mixture continue the first words of a held-out document of each language."""
     from wenlu.bundle import load_bundle
@@ -146,48 +123,48 @@ def _samples(store: Store, ladder: Ladder) -> list[dict[str, str]]:
 
 def _shown(ladder: Ladder, samples: Sequence[Mapping[str, str]], directory: Path, *, with_data: bool) -> str:
     """The ladder, what it says, the continued prompts, and what to type next."""
-    documents = len(ladder.rungs[0].evaluation.scores)
-    sentences = [text("demo.title", documents=documents), output.render(output.table(*scores_table(ladder)))]
-    sentences += [text("demo.interval"), output.render(output.table(*differences_table(ladder)))]
-    sentences += [*conclusions(ladder), ""]
+    scores, differences = (output.render(output.Table(table.columns, table.rows)) for table in _tables(ladder))
+    title = text("demo.title", documents=len(ladder.rungs[0].evaluation.scores))
+    sentences = [title, scores, text("demo.interval"), differences, *_conclusions(ladder), ""]
     for sample in samples:
         heading = text("demo.sample", model=text(f"ladder.{sample['model']}"), language=sample["language"])
         sentences.append(f"{heading}\n  {sample['prompt']}▸{sample['text']}\n")
-    sentences += [text("demo.report", path=directory / REPORT), "", text("demo.next")]
-    sentences += [f"  {line}" for line in _next_commands(directory, with_data=with_data)]
-    return "\n".join(sentences)
-
-
-def scores_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: what each rung cost, and its bits per byte in all and by language."""
-    columns = [text(f"demo.column_{name}") for name in ("model", "seconds", "tokens", "parameters")]
-    columns += [_heading(language) for language in ladder.comparisons]
-    rows = [
-        [
-            text(f"ladder.{rung.name}"),
-            f"{rung.seconds:.0f}",
-            f"{rung.tokens:,}",
-            f"{rung.parameters:,}",
-            *(f"{_bits(rung, language):.3f}" for language in ladder.comparisons),
-        ]
-        for rung in ladder.rungs
+    sentences += [
+        text("demo.report", path=directory / REPORT),
+        "",
+        text("demo.next"),
+        f'  wenlu generate "…" --model {directory / "mixture"}',
+        f'  wenlu score "…" --model {directory / "transformer"}',
+        f"  wenlu train --preset llama-tiny --data {directory / 'store'} --budget 20m",
     ]
-    return columns, rows
+    return "\n".join(sentences if with_data else [*sentences, "  wenlu demo --data PATH"])
 
 
-def differences_table(ladder: Ladder) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: the paired difference of each rung to the n-gram, in all and by language."""
+def _tables(ladder: Ladder) -> tuple[Table, Table]:
+    """What each rung cost, and its bits per byte in all and by language; then its paired differences to the n-gram."""
     from wenlu.evaluation.ladder import NGRAM
+    from wenlu.evaluation.reports import Table
 
-    columns = [text("demo.column_model"), *(_heading(language) for language in ladder.comparisons)]
-    rows = []
-    for name in (rung.name for rung in ladder.rungs if rung.name != NGRAM):
-        differences = (comparison.between(name, NGRAM) for comparison in ladder.comparisons.values())
-        rows.append([text(f"ladder.{name}"), *map(_difference, differences)])
-    return columns, rows
+    languages = [text("demo.column_all") if name == "all" else name for name in ladder.comparisons]
+    model, *costs = (text(f"demo.column_{name}") for name in ("model", "seconds", "tokens", "parameters"))
+    scores, differences = [], []
+    for rung in ladder.rungs:
+        name, summaries = text(f"ladder.{rung.name}"), {**rung.evaluation.by_language, "all": rung.evaluation.total}
+        bits = [f"{summaries[language].bits_per_byte:.3f}" for language in ladder.comparisons]
+        scores.append([name, f"{rung.seconds:.0f}", f"{rung.tokens:,}", f"{rung.parameters:,}", *bits])
+        if rung.name != NGRAM:
+            differences.append([name])
+            for difference in (comparison.between(rung.name, NGRAM) for comparison in ladder.comparisons.values()):
+                interval = difference.interval
+                around = "" if interval is None else f" [{interval.low:+.3f}, {interval.high:+.3f}]"
+                differences[-1].append(f"{difference.value:+.3f}{around}")
+    return (
+        Table(text("demo.report_ladder"), [model, *costs, *languages], scores, " ".join(_conclusions(ladder))),
+        Table(text("demo.report_differences"), [model, *languages], differences, text("demo.interval")),
+    )
 
 
-def conclusions(ladder: Ladder) -> list[str]:
+def _conclusions(ladder: Ladder) -> list[str]:
     """What the ladder says in words; only what its intervals support."""
     from wenlu.evaluation.ladder import LSTM, MIXTURE, NGRAM, TRANSFORMER
 
@@ -204,49 +181,18 @@ def conclusions(ladder: Ladder) -> list[str]:
         said.append(text(verdict, first=text(f"ladder.{better}"), second=text(f"ladder.{worse}"), bits=bits))
     weights = ", ".join(f"{text(f'ladder.{name}')} {weight:.2f}" for name, weight in ladder.weights.items())
     said.append(text("demo.weights", weights=weights))
-    said.append(_forecast(ladder))
-    return said
-
-
-def _forecast(ladder: Ladder) -> str:
     forecast = ladder.forecast
-    if forecast.seconds is None:
-        return text("demo.forecast_unknown")
-    if forecast.seconds == 0:
-        return text("demo.forecast_passed")
-    assert forecast.gain_per_doubling is not None
-    return text("demo.forecast", minutes=forecast.seconds / 60, gain=forecast.gain_per_doubling)
-
-
-def _bits(rung: Rung, language: str) -> float:
-    summary = rung.evaluation.total if language == "all" else rung.evaluation.by_language[language]
-    return summary.bits_per_byte
-
-
-def _heading(language: str) -> str:
-    return text("demo.column_all") if language == "all" else language
-
-
-def _difference(difference: Difference) -> str:
-    if difference.interval is None:
-        return f"{difference.value:+.3f}"
-    return f"{difference.value:+.3f} [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"
-
-
-def _next_commands(directory: Path, *, with_data: bool) -> list[str]:
-    model = directory / "mixture"
-    commands = [
-        f'wenlu generate "…" --model {model}',
-        f'wenlu score "…" --model {directory / "transformer"}',
-        f"wenlu train --preset llama-tiny --data {directory / 'store'} --budget 20m",
-    ]
-    return commands if with_data else [*commands, "wenlu demo --data PATH"]
+    if forecast.seconds:
+        assert forecast.gain_per_doubling is not None
+        said.append(text("demo.forecast", minutes=forecast.seconds / 60, gain=forecast.gain_per_doubling))
+    else:
+        said.append(text("demo.forecast_unknown" if forecast.seconds is None else "demo.forecast_passed"))
+    return said
 
 
 def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
     """The page: the same table and sentences, the curves, the prompts."""
-    from wenlu.evaluation.charts import Chart, Line
-    from wenlu.evaluation.reports import Report, Sample, Samples, Section, Table, render
+    from wenlu.evaluation.reports import Chart, Line, Sample, Samples, Section, render
 
     curves = {rung.name: [(point.seconds, point.bits_per_byte) for point in rung.curve] for rung in ladder.rungs}
     lines = [Line(text(f"ladder.{name}"), points) for name, points in curves.items() if points]
@@ -259,10 +205,6 @@ def _report(ladder: Ladder, samples: Sequence[Mapping[str, str]]) -> str:
     ]
     evaluation = ladder.rungs[0].evaluation
     summary = text("demo.title", documents=len(evaluation.scores))
-    sections: list[Section] = [
-        Table(text("demo.report_ladder"), *scores_table(ladder), note=" ".join(conclusions(ladder))),
-        Table(text("demo.report_differences"), *differences_table(ladder), note=text("demo.interval")),
-        Chart(text("demo.report_curves"), text("demo.axis_seconds"), text("demo.axis_bits"), lines),
-        Samples(text("demo.report_samples"), shown),
-    ]
-    return render(Report(text("demo.report_title"), summary, sections, evaluation.definition))
+    chart = Chart(text("demo.report_curves"), text("demo.axis_seconds"), text("demo.axis_bits"), lines)
+    sections: list[Section] = [*_tables(ladder), chart, Samples(text("demo.report_samples"), shown)]
+    return render(text("demo.report_title"), summary, sections, evaluation.definition)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from wenlu.cli import output
-from wenlu.cli.output import argument
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
@@ -18,34 +17,17 @@ INDENT = "  "
 
 
 @output.command("describe")
-@argument("describe", "model", metavar="MODEL|KIND", required=False)
-@output.run
-def command(model: str | None) -> None:
+def command(model: Annotated[str | None, "MODEL|KIND"] = None) -> None:
     """Find what is meant, draw it."""
     name, drawn = find(model)
-    lines = [
-        {
-            "section": line.section,
-            "indent": line.indent,
-            "text": words(line),
-            "parameters": line.parameters,
-            "parts": [dataclasses.asdict(part) for part in line.parts],
-        }
-        for line in drawn.lines
-    ]
-    record = {"model": name, "lines": lines, "parameters": drawn.sums, "sequence_length": drawn.sequence_length}
-    if drawn.statistics is not None:
-        record["statistics"] = dataclasses.asdict(drawn.statistics)
-    if drawn.config is not None:
-        record["config"] = plain(dataclasses.asdict(drawn.config))
-    output.result(record, text=draw(drawn))
-
-
-def plain(value: object) -> object:
-    """The same with sets as sorted lists, which JSON has."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return sorted(value) if isinstance(value, frozenset) else value
+    lines = []
+    for line in drawn.lines:
+        said = {"section": line.section, "indent": line.indent, "text": words(line), "parameters": line.parameters}
+        lines.append({**said, "parts": [dataclasses.asdict(part) for part in line.parts]})
+    sizes = {"parameters": drawn.sums, "sequence_length": drawn.sequence_length}
+    parts = {"statistics": drawn.statistics, "config": drawn.config}
+    known = {part: dataclasses.asdict(value) for part, value in parts.items() if value is not None}
+    output.result({"model": name, "lines": lines, **sizes, **known}, text=draw(drawn))
 
 
 def find(where: str | None) -> tuple[str, Description]:
@@ -64,7 +46,7 @@ def find(where: str | None) -> tuple[str, Description]:
     from wenlu.models.description import describe_kind, describe_model
     from wenlu.models.families._files import refuse_pickle
     from wenlu.tasks._base import CorpusObjective
-    from wenlu.training.preparation import create_task
+    from wenlu.training.resolution import create_task
     from wenlu.training.settings import RunSettings
 
     if where is not None:
@@ -94,10 +76,11 @@ def draw(drawn: Description) -> str:
     counts = [f"{line.parameters:,}" if line.parts else "" for line in drawn.lines]
     width = max((cell_len(words) for words, count in zip(left, counts, strict=True) if count), default=0)
     digits = max(map(len, counts))
-    rows = [
-        f"{words}{' ' * (width - cell_len(words))}  {count:>{digits}}{_copies(line)}".rstrip()
-        for words, count, line in zip(left, counts, drawn.lines, strict=True)
-    ]
+    rows = []
+    for said, count, line in zip(left, counts, drawn.lines, strict=True):
+        copies = max((part.copies for part in line.parts), default=1)
+        each = f" = {copies} × {line.parameters // copies:,}" if copies > 1 else ""
+        rows.append(f"{said}{' ' * (width - cell_len(said))}  {count:>{digits}}{each}".rstrip())
     sums = [text("describe.sum", **drawn.sums)] if drawn.sums["total"] else []
     return "\n".join([*rows, *sums, *map(str, drawn.costs)])
 
@@ -106,8 +89,3 @@ def words(line: Line) -> str:
     """What a line says, without its number."""
     steps = ARROW.join(map(str, line.steps))
     return text("describe.separator").join([*([steps] if steps else []), *map(str, line.details)])
-
-
-def _copies(line: Line) -> str:
-    copies = max((part.copies for part in line.parts), default=1)
-    return f" = {copies} × {line.parameters // copies:,}" if copies > 1 else ""

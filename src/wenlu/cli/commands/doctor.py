@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from wenlu.cli import output
 from wenlu.core.errors import EXIT_DONE, EXIT_GATE
 from wenlu.core.messages import text
 
-if TYPE_CHECKING:
-    from wenlu.training.checkup import Facts
-
 
 @output.command("doctor")
-@output.run
 def command() -> int:
     """Look at the machine, measure, and list findings."""
     from wenlu.training.checkup import findings, gather_facts
 
     facts = gather_facts()
-    found = list(findings(facts))
-    lines = [
-        f"{text(f'doctor.{finding.severity}')}: {text(f'doctor.{finding.id}', **finding.values)}" for finding in found
+    lines, found = [], []
+    for finding in findings(facts):
+        said = text(f"doctor.{finding.id}", **finding.values)
+        lines.append(f"{text(f'doctor.{finding.severity}')}: {said}")
+        found.append({"id": finding.id, "severity": finding.severity, "text": said})
+    rows = [
+        (f"{text(f'doctor.table_{table}')}: {name}", _shown(table, name, value))
+        for table, values in facts.items()
+        for name, value in values.items()
     ]
-    record = {
-        **facts,
-        "findings": [
-            {"id": finding.id, "severity": finding.severity, "text": text(f"doctor.{finding.id}", **finding.values)}
-            for finding in found
-        ],
-    }
-    table = output.table((text("doctor.column_what"), text("doctor.column_found")), list(_rows(facts)))
-    output.result(record, table=table)
+    output.result({**facts, "findings": found}, table=output.table("doctor", ("what", "found"), rows))
     if not output.wants_json():
         print("\n".join(lines) or text("doctor.nothing"))
-    return EXIT_GATE if any(finding.severity == "broken" for finding in found) else EXIT_DONE
-
-
-def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
-    for table, values in facts.items():
-        for name, value in values.items():
-            yield f"{text(f'doctor.table_{table}')}: {name}", _shown(table, name, value)
+    return EXIT_GATE if any(finding["severity"] == "broken" for finding in found) else EXIT_DONE
 
 
 def _shown(table: str, name: str, value: object) -> str:

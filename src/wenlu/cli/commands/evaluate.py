@@ -2,93 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import click
+from typing import TYPE_CHECKING, Annotated
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import Device, File, Paths, Split
 from wenlu.core.errors import RequestError
 from wenlu.core.log import notice
 from wenlu.core.messages import text
 
 if TYPE_CHECKING:
-    from wenlu.evaluation.compare import Scored
     from wenlu.evaluation.contestants import Contestant
-    from wenlu.evaluation.corpus import Corpus
-    from wenlu.models.device import DeviceName
-    from wenlu.tasks._base import CorpusObjective, Score
+    from wenlu.evaluation.evaluator import Scored
+    from wenlu.tasks._base import Score
 
 
 @output.command("evaluate")
-@argument("evaluate", "model", required=False)
-@option("evaluate", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@option("evaluate", "--data", multiple=True, metavar="PATH")
-@option("evaluate", "--split", type=click.Choice(["train", "validation", "test"]))
-@option("evaluate", "--limit", type=int, metavar="TOKENS")
-@option("evaluate", "--context", type=int)
-@option("evaluate", "--stride", type=int)
-@option("evaluate", "--html", metavar="FILE")
-@output.run
 def command(
-    model: str | None,
-    device: DeviceName,
-    data: tuple[str, ...],
-    split: str | None,
-    limit: int | None,
-    context: int | None,
-    stride: int | None,
-    html: str | None,
+    model: str | None = None,
+    *,
+    device: Device = "auto",
+    data: Paths = (),
+    split: Split | None = None,
+    limit: Annotated[int | None, "TOKENS"] = None,
+    context: int | None = None,
+    stride: int | None = None,
+    html: File = None,
 ) -> None:
     """Load, score, print, write the report into the run."""
-    from wenlu.core.runs import write_file_atomically
+    from wenlu.core.publication import write_file_atomically
     from wenlu.evaluation.contestants import open_contestant
+    from wenlu.evaluation.documents import open_corpus
     from wenlu.evaluation.evaluator import evaluate_documents
-    from wenlu.evaluation.objectives import objective_of
-    from wenlu.evaluation.record import evaluation_page, summary_columns, summary_rows
-    from wenlu.evaluation.reports import render
+    from wenlu.evaluation.objectives import evaluate_objective, objective_of
+    from wenlu.evaluation.predictions import evaluate_examples, is_labelled, labelled_data
+    from wenlu.evaluation.record import evaluation_page, summary_table
 
     contestant = open_contestant(model, device=device)
-    corpus = _corpus(contestant, data, split)
-    if (objective := objective_of(contestant)) is not None:
-        if stride is not None or html is not None:
-            unread = "--html" if stride is None else "--stride"
-            raise RequestError("evaluation.option_unread", option=unread, task=contestant.bundle.task)
-        _objective(contestant, objective, corpus, contestant.columns(context), _limit(limit))
+    bundle, labelled = contestant.bundle, is_labelled(contestant.bundle)
+    objective = None if labelled else objective_of(contestant)
+    given = {"--limit": limit, "--context": context, "--stride": stride, "--html": html}
+    read = () if labelled else tuple(given) if objective is None else ("--limit", "--context")
+    if unread := [name for name, value in given.items() if value is not None and name not in read]:
+        raise RequestError("evaluation.option_unread", option=unread[0], task=bundle.task)
+    if labelled:
+        name, record, examples = labelled_data(contestant, data, split)
+        found = evaluate_examples(bundle, examples)
+        _tell(contestant, name, record, found, _table(found.scores, lambda _, score: score.definition))
         return
-    tokenizer = contestant.bundle.tokenizer
+    if not data:
+        store = contestant.run.data().get("store") if contestant.run is not None else None
+        if not isinstance(store, str):
+            raise RequestError("evaluation.data_missing", model=bundle.path)
+        notice("evaluation.own_store", path=store)
+        data = (store,)
+    corpus = open_corpus(data, split=split)
+    if limit is not None and limit < 1:
+        raise RequestError("evaluation.limit", found=limit)
+    if objective is not None:
+        columns = contestant.columns(context)
+        judged = evaluate_objective(contestant, objective, corpus, sequence_length=columns, max_tokens=limit or 0)
+        _tell(contestant, corpus.name, corpus.record, judged, _table(judged.scores, _meaning))
+        return
     evaluation = evaluate_documents(
         contestant.model,
-        corpus.documents(tokenizer),
-        context_id=tokenizer.context_id,
-        end_id=tokenizer.end_id,
+        corpus.documents(bundle.tokenizer),
+        context_id=bundle.tokenizer.context_id,
+        end_id=bundle.tokenizer.end_id,
         windows=contestant.windows(context=context, stride=stride),
-        max_tokens=_limit(limit),
-        total_tokens=corpus.num_tokens(tokenizer),
+        max_tokens=limit or 0,
+        total_tokens=corpus.num_tokens(bundle.tokenizer),
     )
-    _tell(contestant, corpus, evaluation, summary_columns(), summary_rows(evaluation))
+    table = summary_table(evaluation)
+    _tell(contestant, corpus.name, corpus.record, evaluation, output.Table(table.columns, table.rows))
     if html is not None:
-        write_file_atomically(Path(html), render(evaluation_page(contestant, corpus, evaluation)))
+        write_file_atomically(Path(html), evaluation_page(contestant, corpus, evaluation))
         notice("evaluation.report_written", path=html)
 
 
-def _objective(
-    contestant: Contestant, objective: CorpusObjective, corpus: Corpus, sequence_length: int, limit: int
-) -> None:
-    """Score a model by what it was pre-trained for, where that is not next tokens."""
-    from wenlu.evaluation.objectives import evaluate_objective
+def _table(scores: Mapping[str, Score], meaning: Callable[[str, Score], str]) -> output.Table:
+    """A row a score: its value, its interval, and what it means."""
     from wenlu.evaluation.record import shown_interval
 
-    found = evaluate_objective(contestant, objective, corpus, sequence_length=sequence_length, max_tokens=limit)
-    columns = [text(f"evaluation.column_{name}") for name in ("score", "value", "interval", "count", "meaning")]
-    shown = {name: shown_interval(found.intervals.get(name)) for name in found.scores}
     rows = [
-        [name, f"{score.value:.4f}", shown[name], f"{score.count:,}", _meaning(name, score)]
-        for name, score in found.scores.items()
+        [name, f"{score.value:.4f}", shown_interval(score.interval), f"{score.count:,}", meaning(name, score)]
+        for name, score in scores.items()
     ]
-    _tell(contestant, corpus, found, columns, rows)
+    return output.table("evaluation", ("score", "value", "interval", "count", "meaning"), rows)
 
 
 def _meaning(name: str, score: Score) -> str:
@@ -99,37 +101,14 @@ def _meaning(name: str, score: Score) -> str:
         return score.definition
 
 
-def _corpus(contestant: Contestant, data: tuple[str, ...], split: str | None) -> Corpus:
-    """The given data, or the store that the model's run was trained on."""
-    from wenlu.evaluation.contestants import store_of
-    from wenlu.evaluation.corpus import open_corpus
-
-    if data:
-        return open_corpus(data, split=split)
-    store = store_of(contestant.run) if contestant.run is not None else None
-    if store is None:
-        raise RequestError("evaluation.data_missing", model=contestant.bundle.path)
-    notice("evaluation.own_store", path=store)
-    return open_corpus([store], split=split)
-
-
-def _limit(limit: int | None) -> int:
-    if limit is not None and limit < 1:
-        raise RequestError("evaluation.limit", found=limit)
-    return limit or 0
-
-
-def _tell(
-    contestant: Contestant, corpus: Corpus, found: Scored, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
+def _tell(contestant: Contestant, name: str, data: Mapping[str, object], found: Scored, table: output.Table) -> None:
     """Print the scores and what they mean; write the report into the model's run."""
     from wenlu.evaluation.record import charged_note, report_path, write_report
 
-    path = report_path(contestant, corpus, found)
-    record = {"model": contestant.as_record(), "data": corpus.record(), **found.as_record()}
-    title = text("evaluation.evaluation_title", model=contestant.name)
-    table = output.render(output.table(columns, rows, title=title))
-    lines = [table, charged_note(found), text("evaluation.definition", definition=found.definition)]
+    path = report_path(contestant, data, found, name=name)
+    record = {"model": contestant.as_record(), "data": data, **found.as_record()}
+    titled = replace(table, title=text("evaluation.evaluation_title", model=contestant.name))
+    lines = [output.render(titled), charged_note(found), text("evaluation.definition", definition=found.definition)]
     output.result({**record, "report": None if path is None else str(path)}, text="\n".join(filter(None, lines)))
     if path is not None:
         write_report(path, record, found)

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
-
-import click
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
-from wenlu.cli.standard_input import text_arguments
-from wenlu.core import messages
-
-if TYPE_CHECKING:
-    from wenlu.generation.fill import Filled
-    from wenlu.models.device import DeviceName
+from wenlu.cli.parsing import Device, File, ModelName, Words, text_arguments
+from wenlu.core.messages import text
 
 
-@output.command("fill")
-@argument("fill", "texts", nargs=-1)
-@option("fill", "--model", metavar="MODEL")
-@option("fill", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@option("fill", "--file", metavar="FILE")
-@option("reading", "--text-field")
-@option("reading", "--encoding")
-@option("fill", "--top", type=int, default=5)
-@output.run
+@output.command("fill", like=["reading"])
 def command(
-    texts: tuple[str, ...],
-    model: str | None,
-    device: DeviceName,
-    file: str | None,
-    text_field: str | None,
-    encoding: str | None,
-    top: int,
+    texts: Words = (),
+    *,
+    model: ModelName = None,
+    device: Device = "auto",
+    file: File = None,
+    text_field: str | None = None,
+    encoding: str | None = None,
+    top: int = 5,
 ) -> None:
-    """Load, guess, print."""
+    """Load, guess, print the guesses of each mask as a table; with several masks, the text with the best of each."""
     from wenlu.bundle import load_bundle
     from wenlu.generation.fill import fill
 
@@ -43,20 +28,15 @@ def command(
     bundle = load_bundle(model, device=device)
     found = fill(bundle.model, bundle.tokenizer, contents, top=top)
     record = {"model": str(bundle.path), "texts": [asdict(filled) for filled in found]}
-    output.result(record, text="\n\n".join(map(_shown, found)))
-
-
-def _shown(filled: Filled) -> str:
-    """The guesses of each mask as a table; with several masks, the text with the best of each."""
-    columns = [messages.text(f"generation.column_{name}") for name in ("token", "probability", "text")]
-    several = len(filled.masks) > 1
-    parts = []
-    for number, mask in enumerate(filled.masks, start=1):
-        title = messages.text("generation.mask_title", number=number, total=len(filled.masks)) if several else None
-        rows = [
-            (repr(guess.token)[1:-1], f"{100 * guess.probability:.4g}%", guess.text.strip()) for guess in mask.guesses
-        ]
-        parts.append(output.render(output.table(columns, rows, title=title)).rstrip("\n"))
-    if several:
-        parts.append(messages.text("generation.filled", text=filled.filled))
-    return "\n".join(parts)
+    shown = []
+    for filled in found:
+        several, parts = len(filled.masks) > 1, []
+        for number, mask in enumerate(filled.masks, start=1):
+            title = text("generation.mask_title", number=number, total=len(filled.masks)) if several else None
+            rows = [(repr(one.token)[1:-1], f"{100 * one.probability:.4g}%", one.text.strip()) for one in mask.guesses]
+            table = output.table("generation", ("token", "probability", "text"), rows, title=title)
+            parts.append(output.render(table).rstrip("\n"))
+        if several:
+            parts.append(text("generation.filled", text=filled.filled))
+        shown.append("\n".join(parts))
+    output.result(record, text="\n\n".join(shown))

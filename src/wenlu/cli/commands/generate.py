@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
-from wenlu.cli.standard_input import text_argument
+from wenlu.cli.parsing import Device, ModelName, option, text_argument
 from wenlu.core.errors import SettingsError
 from wenlu.core.log import notice
 from wenlu.core.messages import text
@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from wenlu.bundle import Bundle
     from wenlu.generation.settings import GenerationSettings
     from wenlu.generation.text import Completion, Prompt
-    from wenlu.models.device import DeviceName
 
 
 @output.command("generate")
-@argument("generate", "prompt")
-@option("generate", "--model", metavar="MODEL")
-@option("generate", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @option("generate", "--max-new-tokens", type=int)
 @option("generate", "--max-length", type=int)
 @option("generate", "--min-new-tokens", type=int)
@@ -40,21 +36,15 @@ if TYPE_CHECKING:
 @option("generate", "--stop", multiple=True, metavar="TEXT")
 @option("generate", "--seed", type=int)
 @option("generate", "--overlong", type=click.Choice(["error", "cut"]))
-@option("generate", "--no-echo", is_flag=True)
-@option("generate", "--chat", is_flag=True)
-@option("generate", "--system", metavar="TEXT")
-@output.run
 def command(
     prompt: str,
-    model: str | None,
-    device: DeviceName,
-    greedy: bool,
-    stop: tuple[str, ...],
-    no_echo: bool,
-    chat: bool,
-    system: str | None,
-    json_output: bool,
-    **given: object,
+    *,
+    model: ModelName = None,
+    device: Device = "auto",
+    values: dict[str, object],
+    no_echo: bool = False,
+    chat: bool = False,
+    system: Annotated[str | None, "TEXT"] = None,
 ) -> None:
     """Load, continue (or, with ``--chat``, answer), print."""
     from wenlu.bundle import load_bundle
@@ -65,7 +55,7 @@ def command(
         raise SettingsError("generation.system_without_chat")
     content = text_argument(prompt)
     bundle = load_bundle(model, device=device)
-    settings = bundle.generation.replace(do_sample=False if greedy else None, stop=stop or None, **given)
+    settings = bundle.generation.replace(do_sample=False if values.pop("greedy", None) else None, **values)
     max_positions = bundle.language_model.max_positions
     if chat:
         conversation = asked(content, system=system)
@@ -73,10 +63,18 @@ def command(
     else:
         request = prepare(bundle.tokenizer, content, settings, max_positions=max_positions)
     started = time.perf_counter()
-    completions = _continue(bundle, request, settings, echo=not (no_echo or chat), quiet=json_output)
+    completions = _continue(bundle, request, settings, echo=not (no_echo or chat))
     seconds = time.perf_counter() - started
-    if json_output:
-        output.result(_record(bundle, request, settings, completions, seconds))
+    if output.wants_json():
+        sequences = [
+            {name: getattr(one, name) for name in ("text", "finish_reason", "stop")}
+            | {"tokens": one.ids, "log_probs": one.log_probs}
+            for one in completions
+        ]
+        read = {"prompt": request.text, "prompt_tokens": len(request.ids)}
+        lost = {"dropped_prompt_tokens": request.dropped_tokens, "unknown_characters": request.unknown_characters}
+        made = {"settings": asdict(settings), "seconds": seconds, "sequences": sequences}
+        output.result({"model": str(bundle.path), **read, **lost, **made})
         return
     tokens = sum(len(completion.ids) for completion in completions)
     reasons = dict.fromkeys(text(f"generation.reason_{completion.finish_reason}") for completion in completions)
@@ -84,51 +82,22 @@ def command(
     notice("generation.finished", tokens=tokens, seconds=seconds, rate=rate, reason=", ".join(reasons))
 
 
-def _continue(
-    bundle: Bundle, request: Prompt, settings: GenerationSettings, *, echo: bool, quiet: bool
-) -> list[Completion]:
-    """Generate; one sequence is printed as it comes, several when all are there."""
+def _continue(bundle: Bundle, request: Prompt, settings: GenerationSettings, *, echo: bool) -> list[Completion]:
+    """Generate; one sequence is printed as it comes, several when all are there, and with ``--json`` none."""
     from wenlu.generation.text import complete, stream_text
 
     prompt = request.text if echo else ""
-    if quiet:
-        return complete(bundle.language_model, bundle.tokenizer, request, settings)
-    if settings.num_sequences == 1:
-        output.stream(prompt)
-        finished: list[Completion] = []
-        for piece in stream_text(bundle.language_model, bundle.tokenizer, request, settings):
-            output.stream(piece.text)
-            if piece.completion is not None:
-                finished.append(piece.completion)
-        output.stream("\n")
-        return finished
-    completions = complete(bundle.language_model, bundle.tokenizer, request, settings)
-    for number, completion in enumerate(completions, start=1):
-        reason = text(f"generation.reason_{completion.finish_reason}")
-        heading = text("generation.sequence", number=number, total=len(completions), reason=reason)
-        output.stream(f"── {heading} ──\n{prompt}{completion.text}\n")
-    return completions
-
-
-def _record(
-    bundle: Bundle, request: Prompt, settings: GenerationSettings, completions: list[Completion], seconds: float
-) -> dict[str, object]:
-    return {
-        "model": str(bundle.path),
-        "prompt": request.text,
-        "prompt_tokens": len(request.ids),
-        "dropped_prompt_tokens": request.dropped_tokens,
-        "unknown_characters": request.unknown_characters,
-        "settings": settings.as_record(),
-        "seconds": seconds,
-        "sequences": [
-            {
-                "text": completion.text,
-                "finish_reason": completion.finish_reason,
-                "stop": completion.stop,
-                "tokens": completion.ids,
-                "log_probs": completion.log_probs,
-            }
-            for completion in completions
-        ],
-    }
+    if settings.num_sequences > 1 or output.wants_json():
+        completions = complete(bundle.language_model, bundle.tokenizer, request, settings)
+        for number, completion in enumerate([] if output.wants_json() else completions, start=1):
+            reason = text(f"generation.reason_{completion.finish_reason}")
+            heading = text("generation.sequence", number=number, total=len(completions), reason=reason)
+            output.stream(f"── {heading} ──\n{prompt}{completion.text}\n")
+        return completions
+    output.stream(prompt)
+    finished = []
+    for piece in stream_text(bundle.language_model, bundle.tokenizer, request, settings):
+        output.stream(piece.text)
+        finished += [piece.completion] if piece.completion is not None else []
+    output.stream("\n")
+    return finished

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
+from wenlu.cli.parsing import Target
 from wenlu.core.messages import text
 
 
 @output.command("merge")
-@argument("merge", "adapter", metavar="ADAPTER")
-@option("merge", "--base", required=True, metavar="MODEL")
-@option("merge", "-o", "--output", "target", required=True, metavar="TARGET")
-@option("merge", "--replace", is_flag=True)
-@output.run
-def command(adapter: str, base: str, target: str, replace: bool) -> None:
+def command(
+    adapter: Annotated[str, "ADAPTER"], *, base: Annotated[str, "MODEL"], target: Target, replace: bool = False
+) -> None:
     """Merge in full precision."""
     from wenlu.exchange import merge_adapter
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
-from wenlu.cli.output import command as verb
+from wenlu.cli.commands.train import resolve, run_options
+from wenlu.cli.parsing import Words
 from wenlu.core.errors import GateError, WenluError, is_out_of_memory
 from wenlu.core.messages import text
 
@@ -22,27 +22,11 @@ TRIAL = (sys.executable, "-P", "-c", "import sys; from wenlu.cli.commands.plan i
 _DOUBT = 0.15
 
 
-@verb("plan")
-@argument("train", "settings", nargs=-1)
-@option("train", "--preset", metavar="NAME")
-@option("train", "--data", multiple=True, metavar="PATH")
-@option("train", "--budget", metavar="DURATION")
-@option("train", "-o", "--output", "target", metavar="RUN")
-@option("plan", "--check", is_flag=True)
-@output.run
-def command(
-    settings: tuple[str, ...],
-    preset: str | None,
-    data: tuple[str, ...],
-    budget: str | None,
-    target: str | None,
-    check: bool,
-) -> int:
+@output.command("plan", like=["train"])
+@run_options
+def command(settings: Words = (), *, values: dict[str, Any], check: bool = False) -> int:
     """Plan a run."""
-    from wenlu.cli.commands.train import resolve
-
-    resolved, path = resolve(settings, preset=preset, data=data, budget=budget, target=target)
-    return show_plan(resolved, path, check=check)
+    return show_plan(*resolve(settings, values), check=check)
 
 
 def show_plan(resolved: Resolved[RunSettings], path: Path, *, check: bool = False) -> int:
@@ -55,8 +39,8 @@ def show_plan(resolved: Resolved[RunSettings], path: Path, *, check: bool = Fals
 
     plan = plan_run(resolved, path, trial_command=TRIAL)
     rows = [(text(f"plan.row_{name}"), value, note) for name, value, note in _rows(plan)]
-    columns = (text("plan.column_what"), text("plan.column_value"), text("plan.column_note"))
-    output.result(plan.as_record(), table=output.table(columns, rows), text="\n".join(_remarks(plan)) or None)
+    table = output.table("plan", ("what", "value", "note"), rows)
+    output.result(plan.as_record(), table=table, text="\n".join(_remarks(plan)) or None)
     if check and not plan.fits:
         known = not (plan.fits_memory and plan.fits_disk)
         id = "training.plan_too_large" if known else "training.plan_not_tried"

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-import click
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
-from wenlu.cli.standard_input import text_argument
+from wenlu.cli.parsing import Device, ModelName, text_argument
 from wenlu.core.messages import text as message
-
-if TYPE_CHECKING:
-    from wenlu.models.device import DeviceName
 
 
 @output.command("score")
-@argument("score", "text")
-@option("score", "--model", metavar="MODEL")
-@option("score", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@option("score", "--no-end", is_flag=True)
-@option("score", "--context", type=int, default=None)
-@option("score", "--stride", type=int, default=None)
-@output.run
 def command(
-    text: str, model: str | None, device: DeviceName, no_end: bool, context: int | None, stride: int | None
+    text: str,
+    *,
+    model: ModelName = None,
+    device: Device = "auto",
+    no_end: bool = False,
+    context: int | None = None,
+    stride: int | None = None,
 ) -> None:
     """Load, score, print."""
     from wenlu.evaluation.contestants import open_contestant
-    from wenlu.evaluation.text_score import score_text
+    from wenlu.evaluation.scoring import score_text
 
     content = text_argument(text)
     contestant = open_contestant(model, device=device)
@@ -43,13 +35,9 @@ def command(
         lines.append(message("evaluation.score_rates", **rates))
     if not score.lossless:
         lines.append(message("evaluation.score_lossy"))
-    columns = [message(f"evaluation.column_{name}") for name in ("position", "token", "log_prob", "probability")]
-    rows = [
-        (f"{token.start}-{token.end}", repr(token.token)[1:-1], f"{token.log_prob:.4f}", _percent(token.log_prob))
-        for token in score.tokens
-    ]
-    output.result(record, text="\n".join(lines), table=output.table(columns, rows))
-
-
-def _percent(log_prob: float) -> str:
-    return f"{100 * math.exp(log_prob):.4g}%"
+    rows = []
+    for token in score.tokens:
+        shown = f"{token.log_prob:.4f}", f"{100 * math.exp(token.log_prob):.4g}%"
+        rows.append((f"{token.start}-{token.end}", repr(token.token)[1:-1], *shown))
+    table = output.table("evaluation", ("position", "token", "log_prob", "probability"), rows)
+    output.result(record, text="\n".join(lines), table=table)

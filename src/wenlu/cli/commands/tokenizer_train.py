@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from wenlu.cli import output
-from wenlu.cli.output import argument, option
-from wenlu.cli.parsing import TOKENIZER_KINDS, reading_options
+from wenlu.cli.parsing import TOKENIZER_KINDS, Overrides, Words, option, reading_options
 from wenlu.core.messages import text
 
 
 @output.command("tokenizer_train")
-@argument("tokenizer_train", "paths", nargs=-1, required=True)
-@option("tokenizer_train", "-o", "--output", "target", required=True, metavar="DIR")
 @option("tokenizer_train", "--kind", setting="tokenizer.kind", type=TOKENIZER_KINDS)
 @option("tokenizer_train", "--vocab-size", setting="tokenizer.vocab_size", type=int)
 @option("tokenizer_train", "--min-frequency", setting="tokenizer.min_frequency", type=click.IntRange(min=1))
@@ -24,11 +22,13 @@ from wenlu.core.messages import text
 @option("tokenizer_train", "--lowercase", setting="tokenizer.lowercase", is_flag=True)
 @option("tokenizer_train", "--special-token", setting="tokenizer.special_tokens", multiple=True, metavar="TOKEN")
 @reading_options
-@option("tokenizer_train", "--set", "overrides", multiple=True, metavar="KEY=VALUE")
-@option("tokenizer_train", "--replace", is_flag=True)
-@output.run
 def command(
-    paths: tuple[str, ...], target: str, overrides: tuple[str, ...], replace: bool, values: dict[str, object]
+    paths: Words,
+    *,
+    target: Annotated[str, "-o", "--output", "DIR"],
+    values: dict[str, object],
+    overrides: Overrides = (),
+    replace: bool = False,
 ) -> None:
     """Read the texts, learn a vocabulary, publish the directory."""
     import time
@@ -39,7 +39,7 @@ def command(
     from wenlu.data.tokens import PackSettings
     from wenlu.tokenization.tokenizer import Tokenizer
 
-    values["data.paths"] = list(paths)
+    values["data.paths"] = paths
     resolved = settings.load(PackSettings, overrides=overrides, values=values).value
     directory = Path(target)
     check_target(directory, replace=replace)  # before the work, not after it

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
-from typing import Literal, cast
+from typing import Any, Literal
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -20,15 +20,13 @@ ERROR_PARTS = ("what", "where", "found", "fix")
 
 def language() -> Language:
     """The reader's language: ``WENLU_LANG``, else the locale's environment variables, else English."""
-    for variable in ("WENLU_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
-        value = os.environ.get(variable, "")
-        if value:
-            return "zh" if value.lower().startswith("zh") else "en"
-    return "en"
+    variables = ("WENLU_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+    said = next(filter(None, map(os.environ.get, variables)), "en")
+    return "zh" if said.lower().startswith("zh") else "en"
 
 
 @functools.cache
-def catalogue(language: Language) -> Mapping[str, object]:
+def catalogue(language: Language) -> Mapping[str, Mapping[str, Any]]:
     """The parsed catalogue of one language: ``{"error": {id: {part: text}}, "text": {id: text}}``, ids dotted."""
     raw = tomllib.loads((resources.files(__package__) / f"{language}.toml").read_text(encoding="utf-8"))
     return {"error": _dotted(raw.get("error", {}), leaf="what"), "text": _dotted(raw.get("text", {}), leaf=None)}
@@ -36,14 +34,13 @@ def catalogue(language: Language) -> Mapping[str, object]:
 
 def text(id: str, /, **values: object) -> str:
     """The text with this id in the reader's language, with the values put in."""
-    texts = cast(Mapping[str, str], catalogue(language())["text"])
-    return texts[id].format(**values)
+    template: str = catalogue(language())["text"][id]
+    return template.format(**values)
 
 
 def error_parts(id: str, values: Mapping[str, object]) -> dict[str, str]:
     """The parts of an error message that apply: ``what``, ``where``, ``found``, ``fix``."""
-    errors = cast(Mapping[str, Mapping[str, str]], catalogue(language())["error"])
-    entry = errors[id]
+    entry = catalogue(language())["error"][id]
     return {part: entry[part].format(**values) for part in ERROR_PARTS if part in entry}
 
 

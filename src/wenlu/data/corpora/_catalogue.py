@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 from wenlu.core.errors import DataError
 from wenlu.core.messages import language
@@ -19,6 +19,7 @@ from wenlu.core.runs import MODELS
 from wenlu.core.settings import decode
 from wenlu.data.corpora._rows import Options
 
+RecordT = TypeVar("RecordT")
 CONVERSION = 1
 """Raised when a converter makes other documents of the same files; what was fetched before is then made anew."""
 _ONLY_SAID = frozenset({"title", "about", "characters", "documents", "parameters"})
@@ -93,16 +94,13 @@ class Corpus:
 @functools.cache
 def catalogue() -> tuple[Mapping[str, Entry], Mapping[str, Corpus]]:
     """All texts and all corpora by their names, in the file's order."""
-    raw = _read()
-    texts = {name: decode(Entry, {"name": name} | table, where=name) for name, table in raw["texts"].items()}
-    corpora = {name: decode(Corpus, {"name": name} | table, where=name) for name, table in raw["corpora"].items()}
-    return texts, corpora
+    return _tables("texts", Entry), _tables("corpora", Corpus)
 
 
 @functools.cache
 def models() -> Mapping[str, ModelEntry]:
     """All models by their names, in the file's order."""
-    return {name: decode(ModelEntry, {"name": name} | table, where=name) for name, table in _read()["models"].items()}
+    return _tables("models", ModelEntry)
 
 
 def sources(name: str) -> Sequence[Source]:
@@ -128,8 +126,9 @@ def entries(name: str) -> list[Entry]:
     raise DataError("fetch.unknown_text", name=name, suggestion=closest(name, [*corpora, *texts, *models()]))
 
 
-def _read() -> dict[str, Any]:
-    return tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+def _tables(kind: str, record: type[RecordT]) -> dict[str, RecordT]:
+    raw = tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+    return {name: decode(record, {"name": name} | table, where=name) for name, table in raw[kind].items()}
 
 
 def spoken(texts: Mapping[str, str]) -> str:

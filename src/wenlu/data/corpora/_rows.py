@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
@@ -19,6 +19,11 @@ class Row:
     source: str
     """The file inside the package that it comes from."""
     language: str
+
+
+Files = Mapping[str, Path]
+"""The files that were taken out of a wheel, by their names in it."""
+Rows = Iterator[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,36 +58,28 @@ def paragraphs(text: str) -> list[str]:
     return [block for block in (block.strip("\n") for block in _BLANK_LINES.split(text)) if block.strip()]
 
 
-def pages(blocks: Iterable[str], *, characters: int) -> Iterator[list[str]]:
+def pages(blocks: Iterable[str], *, characters: int) -> list[list[str]]:
     """Put blocks (paragraphs, entries, articles) together into pages of about ``characters``; order and text are kept.
 
     No block is cut. A page ends before the block that would make it longer than ``characters``, unless it is shorter
     than a quarter of that (a heading stays with its text); so short a last page is joined to the one before.
     """
-    page: list[str] = []
+    made: list[list[str]] = []
     length = 0
-    waiting: list[str] | None = None
     for block in blocks:
-        if length >= characters // 4 and length + len(block) > characters:
-            if waiting is not None:
-                yield waiting
-            waiting, page, length = page, [], 0
-        page.append(block)
+        if not made or (length >= characters // 4 and length + len(block) > characters):
+            made.append([])
+            length = 0
+        made[-1].append(block)
         length += len(block)
-    if waiting is not None and length < characters // 4:
-        yield [*waiting, *page]
-        return
-    if waiting is not None:
-        yield waiting
-    if page:
-        yield page
+    if len(made) > 1 and length < characters // 4:
+        made[-2:] = [made[-2] + made[-1]]
+    return made
 
 
-def page_rows(
-    title: str, blocks: Iterable[str], *, source: str, options: Options, separator: str = "\n\n"
-) -> Iterator[Row]:
+def page_rows(title: str, blocks: Iterable[str], *, source: str, options: Options, separator: str = "\n\n") -> Rows:
     """The documents of one chapter or section; of several pages each has its number behind the title: (1), (2), ..."""
-    split = list(pages(blocks, characters=options.page_characters))
+    split = pages(blocks, characters=options.page_characters)
     for number, page in enumerate(split, start=1):
         page_title = title if len(split) == 1 else f"{title} ({number})"
         yield Row(separator.join(page), page_title, source, options.language)

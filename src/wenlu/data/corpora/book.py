@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows, paragraphs, work_title
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows, paragraphs, work_title
 
 _CHAPTER = re.compile(r"(?i)^\s*(?:chapter|part|book)\s+[\divxlc]+\b.{0,60}$")
 _LONGEST_HEADING = 80
@@ -14,7 +13,7 @@ _SHORT_LINE = 50
 _SPACES = re.compile(r"[ \t]{2,}")
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """One document a chapter, longer chapters split between paragraphs."""
     for name, path in files.items():
         work = work_title(name, options)
@@ -23,8 +22,8 @@ def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iter
             title = f"{work}: {heading}" if heading else work
             if heading and len(blocks) == 1:
                 counts.drop("heading_without_text", heading)
-                continue
-            yield from page_rows(title, blocks, source=name, options=options)
+            else:
+                yield from page_rows(title, blocks, source=name, options=options)
 
 
 def unwrap(block: str) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from wenlu.data.archives import extract
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows, work_title
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows, work_title
 
 _SMALL_PUNCTUATION = str.maketrans({"﹐": "，", "﹑": "、", "﹔": "；", "﹕": "：", "﹖": "？", ";": "；", "|": "｜"})
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """``word：definition``, an entry a line; a word without a definition and a repeated line are dropped."""
     for name, path in files.items():
         with tempfile.TemporaryDirectory(prefix="wenlu-") as folder:
@@ -29,12 +29,11 @@ def _entries(path: Path, counts: Counts) -> Iterator[str]:
             definition = definition.translate(_SMALL_PUNCTUATION).strip()
             if definition.startswith("1.") and "2." not in definition:
                 definition = definition.removeprefix("1.").strip()
+            entry = f"{word}：{definition}"
             if not word or not definition:
                 counts.drop("no_definition", line.strip())
-                continue
-            entry = f"{word}：{definition}"
-            if entry == before:
+            elif entry == before:
                 counts.drop("repeated", entry)
-                continue
-            before = entry
-            yield entry
+            else:
+                before = entry
+                yield entry

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows
 
 _LANGUAGES = {"chinese": "zh", "traditionalchinese": "zh", "english": "en"}
 _ITEM = re.compile(r"^(?P<indent> *)(?P<dashes>(?:- +)+)(?P<text>.*)$")
@@ -25,7 +25,7 @@ _BLOCK = re.compile(r"^[|>][+-]?$")
 _NOT_PLAIN = re.compile(r"""^[&*!%@`{}\[\]]|^\?\s|: |:$| #""")
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """Conversations of one file that follow each other share a document, with a blank line between them."""
     for name, path in files.items():
         folder, stem = PurePosixPath(name).parent.name, PurePosixPath(name).stem
@@ -60,22 +60,20 @@ def _conversations(text: str) -> Iterator[list[list[str]]]:
     inside = False
     conversation: list[list[str]] = []
     for line in text.splitlines():
-        if _TOP.match(line):
-            inside = line.startswith("conversations:")
-            continue
-        if not inside or line.startswith(("#", "---")):
-            continue
         item = _ITEM.match(line)
         deeper = bool(conversation) and len(line) - len(line.lstrip(" ")) > 2
-        if item is None or deeper:
+        if _TOP.match(line):
+            inside = line.startswith("conversations:")
+        elif not inside or line.startswith(("#", "---")):
+            continue
+        elif item is None or deeper:
             if conversation:
                 conversation[-1].append(line)
-            continue
-        if item["dashes"].count("-") == 2 or not item["indent"]:
-            if conversation:
+        else:
+            if conversation and (item["dashes"].count("-") == 2 or not item["indent"]):
                 yield conversation
-            conversation = []
-        conversation.append([item["text"]])
+                conversation = []
+            conversation.append([item["text"]])
     if conversation:
         yield conversation
 

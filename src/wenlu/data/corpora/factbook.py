@@ -5,10 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows
 
 _BREAK = re.compile(r"(?i)<\s*(?:br|/?p)\s*/?\s*>")
 _TAG = re.compile(r"<[^<>]{0,200}>")
@@ -17,7 +15,7 @@ _NAME = ("Government/Country name/conventional short form", "Government/Country 
 _SHORTEST = 200
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """``options.fields`` are ``Section/Field`` names in the order in which they stand in the document."""
     for name, path in files.items():
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -29,8 +27,8 @@ def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iter
                 blocks += [f"{label}: {text[0].upper()}{text[1:]}"] if label != "Background" else text.split("\n")
         if sum(map(len, blocks)) < _SHORTEST:
             counts.drop("too_short", "\n".join(blocks))
-            continue
-        yield from page_rows(country, blocks, source=name, options=options)
+        else:
+            yield from page_rows(country, blocks, source=name, options=options)
 
 
 def _field(record: object, path: str) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import groupby
-from pathlib import Path
 
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows
 
 _IN_FORCE = "现行有效"
 _ARTICLES = (
@@ -17,7 +16,7 @@ _ARTICLES = (
 )
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """Articles in force, of the catalogue's departments of law (all when it names none), in the file's order."""
     for name, path in files.items():
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:

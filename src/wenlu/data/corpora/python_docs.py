@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from wenlu.core.errors import DataError
-from wenlu.data.corpora._rows import Counts, Options, Row, page_rows, paragraphs
+from wenlu.data.corpora._rows import Counts, Files, Options, Rows, page_rows, paragraphs
 
 _TOPICS = "pydoc_data/topics.py"
 _LEFT_OUT = frozenset(
@@ -23,7 +23,7 @@ _LEFT_OUT = frozenset(
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iterator[Row]:
+def convert(files: Files, options: Options, counts: Counts) -> Rows:
     """``files`` is empty: this text is in no package. ``options.parts``: ``topics``, ``docstrings``."""
     library = Path(sysconfig.get_path("stdlib"))
     if not (library / _TOPICS).is_file():
@@ -34,14 +34,14 @@ def convert(files: Mapping[str, Path], options: Options, counts: Counts) -> Iter
         yield from _docstrings(library, options, counts)
 
 
-def _topics(path: Path, options: Options) -> Iterator[Row]:
+def _topics(path: Path, options: Options) -> Rows:
     for node in _parse(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "topics":
             for topic, text in sorted(ast.literal_eval(node.value).items()):
                 yield from page_rows(f"Python: {topic}", paragraphs(text), source=_TOPICS, options=options)
 
 
-def _docstrings(library: Path, options: Options, counts: Counts) -> Iterator[Row]:
+def _docstrings(library: Path, options: Options, counts: Counts) -> Rows:
     seen: set[str] = set()
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library)
@@ -53,20 +53,18 @@ def _docstrings(library: Path, options: Options, counts: Counts) -> Iterator[Row
             counts.drop("not_python", name.as_posix())
             continue
         module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
-        blocks = list(_documented(tree, module, seen, counts))
-        if blocks:
-            yield from page_rows(f"Python: {module}", blocks, source=name.as_posix(), options=options)
+        blocks = _documented(tree, module, seen, counts)
+        yield from page_rows(f"Python: {module}", blocks, source=name.as_posix(), options=options)
 
 
 def _documented(node: _Documented, name: str, seen: set[str], counts: Counts) -> Iterator[str]:
     """The docstrings of a module, class or function and of what it holds, each below its signature."""
     text = ast.get_docstring(node)
-    if text:
-        if text in seen:
-            counts.drop("repeated", text)
-        else:
-            seen.add(text)
-            yield f"{_signature(node, name)}\n\n{text}"
+    if text and text in seen:
+        counts.drop("repeated", text)
+    elif text:
+        seen.add(text)
+        yield f"{_signature(node, name)}\n\n{text}"
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             inner = child.name if isinstance(node, ast.Module) else f"{name}.{child.name}"

@@ -10,10 +10,8 @@ from typing import NoReturn
 
 from wenlu.core.errors import DataError
 from wenlu.core.log import notice
-from wenlu.data.files import Record, SourceFile
+from wenlu.data.files import DataSettings, Record, Report, SourceFile
 from wenlu.data.readers._compression import open_bytes
-from wenlu.data.report import Report
-from wenlu.data.settings import DataSettings
 
 LINE_LIMIT = 1 << 26  # characters of one row of a table or of JSON Lines
 _HEAD_BYTES = 1 << 16
@@ -61,8 +59,7 @@ def lines(
                 try:
                     line = stream.readline(limit)
                 except UnicodeDecodeError as error:
-                    offset = raw.tell() - len(error.object) + error.start
-                    _refuse(source, encoding, error, number, offset, newline, head)
+                    _refuse(source, raw, encoding, error, number, newline, head)
                 if not line:
                     return
                 yield number, _checked(line, number, source, settings, report)
@@ -82,7 +79,7 @@ def _blocks(source: SourceFile, settings: DataSettings, report: Report) -> Itera
             try:
                 block = decoder.decode(data, at_end)
             except UnicodeDecodeError as error:
-                _refuse(source, encoding, error, number, raw.tell() - len(error.object) + error.start, "", head, held)
+                _refuse(source, raw, encoding, error, number, "", head, held)
             if block:
                 yield _checked(block, number + (held != "" and block[0] != "\n"), source, settings, report)
                 number += _num_line_ends(held + block.removesuffix("\r"))
@@ -141,16 +138,14 @@ def documents(source: SourceFile, settings: DataSettings, report: Report) -> Ite
     for number, line in lines(source, settings, report, limit=limit):
         blank = not inside_line and line.isspace()
         inside_line = not line.endswith(("\n", "\r"))
-        if mode == "blank_line" and blank:
-            if held:
-                yield _record(held, start, part)
-            held, size, part = [], 0, 0
-            continue
-        if held and size + len(line) > limit:
+        separates = mode == "blank_line" and blank
+        if held and (separates or size + len(line) > limit):
             yield _record(held, start, part)
             held, size, part = [], 0, part + 1
-        if not held:
-            start = number
+        if separates:
+            part = 0
+            continue
+        start = start if held else number
         held.append(line)
         size += len(line)
         if mode == "line" and not inside_line:
@@ -199,11 +194,7 @@ codecs.register_error("wenlu.escape", _escape)
 
 
 def _record(held: list[str], start: int, part: int) -> Record:
-    text = "".join(held)
-    for line_end in ("\r\n", "\n", "\r"):
-        if text.endswith(line_end):
-            return Record(text[: -len(line_end)], start, part)
-    return Record(text, start, part)
+    return Record("".join(held).removesuffix("\n").removesuffix("\r"), start, part)
 
 
 def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
@@ -223,46 +214,40 @@ def _encoding(head: bytes, source: SourceFile, settings: DataSettings) -> str:
         raise DataError("data.undecodable", path=source, likely="utf-8" if narrow else f"{name}-le", **values)
     if b"\0" in head and not name.startswith(("utf-16", "utf-32")):
         offset = head.index(0)
-        line = head[:offset].count(b"\n") + 1
+        place = {"path": source, "line": head[:offset].count(b"\n") + 1}
         ascii_alone = head.isascii() and head.count(0) < len(head) / 4  # in UTF-16 every second byte would be 0
-        likely = None if ascii_alone else _likely(head, _WIDE)
-        if likely is not None:
-            found = {"bytes": "00", "encoding": settings.encoding, "likely": likely}
-            raise DataError("data.undecodable", path=source, line=line, offset=offset, **found)
-        raise DataError("data.binary_file", path=source, line=line, kind="NUL (00)")
+        if ascii_alone or not (likely := _likely(head, _WIDE)):
+            raise DataError("data.binary_file", **place, kind="NUL (00)")
+        found = {"offset": offset, "bytes": "00", "encoding": settings.encoding}
+        raise DataError("data.undecodable", **place, **found, likely=likely)
     return settings.encoding
 
 
 def _refuse(
     source: SourceFile,
+    raw: io.BufferedReader,
     encoding: str,
     error: UnicodeDecodeError,
     number: int,
-    offset: int,
     newline: str,
     head: bytes,
     held: str = "",
 ) -> NoReturn:
-    data = bytes(error.object)
+    data, codec = bytes(error.object), codecs.lookup(encoding).name
+    offset = raw.tell() - len(data) + error.start
     before = held + data[: error.start].decode(encoding, errors="ignore")
-    values: dict[str, object] = {
-        "path": source,
-        "line": number + len(_LINE_ENDS[newline].findall(before)),
-        "offset": offset,
-        "bytes": data[error.start : error.end].hex(" "),
-        "encoding": encoding,
-    }
-    near, codec = data[max(0, error.start - 4096) :], codecs.lookup(encoding).name
+    line = number + len(_LINE_ENDS[newline].findall(before))
+    near = data[max(0, error.start - 4096) :]
     if codec not in ("utf-8", "utf-8-sig") and _are_utf8(head, near):
-        raise DataError("data.undecodable", **values, likely="utf-8") from error
-    valid = head[: offset - error.start].decode(codec, errors="ignore") + before
-    damaged = codec.startswith("utf-8") and _is_mostly_utf8(valid, data[error.start :])
-    damaged = damaged or codec.startswith(("utf-16", "utf-32"))
-    damaged = damaged or error.reason == "incomplete multibyte sequence"  # all was right up to the file's last byte
-    likely = None if damaged else _likely(near, _LIKELY)
-    if likely is None:
-        raise DataError("data.damaged_text", **values) from error
-    raise DataError("data.undecodable", **values, likely=likely) from error
+        likely: str | None = "utf-8"
+    else:
+        valid = head[: offset - error.start].decode(codec, errors="ignore") + before
+        damaged = codec.startswith("utf-8") and _is_mostly_utf8(valid, data[error.start :])
+        damaged = damaged or codec.startswith(("utf-16", "utf-32"))
+        damaged = damaged or error.reason == "incomplete multibyte sequence"  # all was right up to the file's last byte
+        likely = None if damaged else _likely(near, _LIKELY)
+    id, wrong = "data.undecodable" if likely else "data.damaged_text", data[error.start : error.end].hex(" ")
+    raise DataError(id, path=source, line=line, offset=offset, bytes=wrong, encoding=encoding, likely=likely) from error
 
 
 def _are_utf8(*pieces: bytes) -> bool:

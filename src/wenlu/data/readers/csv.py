@@ -6,10 +6,8 @@ import csv
 from collections.abc import Iterator
 
 from wenlu.core.errors import DataError
-from wenlu.data.files import Record, SourceFile
+from wenlu.data.files import DataSettings, Record, Report, SourceFile
 from wenlu.data.readers import _text
-from wenlu.data.report import Report
-from wenlu.data.settings import DataSettings
 
 SUFFIXES = ("csv", "tsv")
 
@@ -20,28 +18,30 @@ def read(source: SourceFile, settings: DataSettings, report: Report) -> Iterator
     Raises:
         DataError: ``data.bad_csv``, ``data.missing_field``, ``data.short_row``.
     """
+    column = -1
+    for start, row in rows(source, settings, report):
+        if column < 0:
+            if settings.text_field not in row:
+                known = ", ".join(row)
+                raise DataError("data.missing_field", path=source, line=1, field=settings.text_field, fields=known)
+            column = row.index(settings.text_field)
+        elif column >= len(row):
+            raise DataError("data.short_row", path=source, line=start, columns=len(row), needed=column + 1)
+        else:
+            yield Record(row[column], start)
+
+
+def rows(source: SourceFile, settings: DataSettings, report: Report) -> Iterator[tuple[int, list[str]]]:
+    """First line and cells of each row that is not blank, the header too."""
     csv.field_size_limit(_text.LINE_LIMIT)
     numbered = _text.whole_lines(source, settings, report, newline="")
     delimiter = "\t" if source.format == "tsv" else ","
-    rows = csv.reader((line for _, line in numbered), delimiter=delimiter, strict=True)
-    column = -1
+    table = csv.reader((line for _, line in numbered), delimiter=delimiter, strict=True)
     start = 1
     try:
-        for row in rows:
-            if not row:
-                pass
-            elif column < 0:
-                column = _column(row, source, settings.text_field)
-            elif column >= len(row):
-                raise DataError("data.short_row", path=source, line=start, columns=len(row), needed=column + 1)
-            else:
-                yield Record(row[column], start)
-            start = rows.line_num + 1
+        for row in table:
+            if row:
+                yield start, row
+            start = table.line_num + 1
     except csv.Error as error:
         raise DataError("data.bad_csv", path=source, line=start, reason=error) from error
-
-
-def _column(header: list[str], source: SourceFile, name: str) -> int:
-    if name not in header:
-        raise DataError("data.missing_field", path=source, line=1, field=name, fields=", ".join(header))
-    return header.index(name)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wenlu.core.errors import DataError
-from wenlu.data.files import Record, SourceFile
-from wenlu.data.report import Report
-from wenlu.data.settings import DataSettings
+from wenlu.data.files import DataSettings, Record, Report, SourceFile
 
 SUFFIXES = ("parquet",)
 _BATCH_ROWS = 1024

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wenlu.data.files import Record, SourceFile
+from wenlu.data.files import DataSettings, Record, Report, SourceFile
 from wenlu.data.readers import _text
-from wenlu.data.report import Report
-from wenlu.data.settings import DataSettings
 
 SUFFIXES = ("txt", "text", "md", "markdown")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wenlu.core.downloads import partial_downloads, refuse_pointer
 from wenlu.core.errors import CheckpointError
@@ -23,6 +23,7 @@ from wenlu.models.mapped import Pages
 from wenlu.models.pickled import PICKLE_SUFFIXES
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=nn.Module)
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _REMOTE_CODE = ("auto_map", "custom_pipelines")
@@ -73,6 +74,15 @@ class HFConfig:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self._wrong_type(key, value, "list of strings")
         return value
+
+    def listed(
+        self, key: str, kind: type[T] | tuple[type[T], ...], supported: str, *, size: int | None = None
+    ) -> list[T]:
+        """A list of ``size`` items of a type, or of one and more; ``supported`` says so where it is another."""
+        value = self._value(key)
+        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+            self.refuse(key, value, supported)
+        return value if (bool(value) if size is None else len(value) == size) else self.refuse(key, value, supported)
 
     def optional_number(self, key: str, absent: float | None = None) -> float | None:
         """A number; None when it is null, ``absent`` when the file does not say."""
@@ -235,6 +245,21 @@ def refuse_pickle(path: Path) -> None:
         raise CheckpointError("models.gguf_suffix", path=path)
     if path.suffix in PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
         raise CheckpointError("models.pickle_refused", path=path.parent, files=path.name)
+
+
+def refuse_names(id: str, names: Sequence[str], directory: Path) -> None:
+    """Raise a ``CheckpointError`` that lists names of tensors, if there are any."""
+    if names:
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise CheckpointError(id, names=listed, count=len(names), path=directory)
+
+
+def assign(model: Model, state: Mapping[str, Tensor]) -> Model:
+    """The model with all of its weights, ready to be trained."""
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
 
 
 def write_model(directory: Path, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:

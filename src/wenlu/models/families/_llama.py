@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from wenlu.models.config import (
     DEFAULT_ROPE_THETA,
@@ -17,40 +18,44 @@ from wenlu.models.config import (
     TransformerConfig,
     given,
 )
-from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import COMMON, Architectures, Entry, TransformerFamily, read_ids, table
+from wenlu.models.families._files import HFConfig
+from wenlu.models.families._tables import Entry, Key, table
+from wenlu.models.families._transformer import COMMON, Architectures, TransformerFamily
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 ATTENTION_BIASES: frozenset[Bias] = frozenset({"q", "k", "v", "o"})
 WINDOW = 4096  # of a family that has one, where the config.json does not say
 FFN_BIASES: frozenset[Bias] = frozenset({"ffn"})
+KEYS = (
+    Key("hidden_size", "hidden_size"),
+    Key("num_hidden_layers", "num_layers"),
+    Key("num_attention_heads", "num_heads"),
+    Key("num_key_value_heads", "num_kv_heads", optional=True),
+    Key("head_dim", "head_dim", optional=True),
+    Key("intermediate_size", "intermediate_size"),
+    Key("max_position_embeddings", "max_positions", 2048),
+    Key("rms_norm_eps", "norm_eps", 1e-6),
+    Key("attention_dropout", "attention_dropout", 0.0),
+    Key("wenlu_embedding_dropout", "embedding_dropout", 0.0),
+    Key("wenlu_residual_dropout", "residual_dropout", 0.0),
+)
 
 NAMES = """
     model.embed_tokens                         -> decoder.embeddings.token
     model.layers.{}.input_layernorm            -> decoder.layers.{}.self_attention_norm
-    model.layers.{}.self_attn.q_proj           -> decoder.layers.{}.self_attention.q
-    model.layers.{}.self_attn.k_proj           -> decoder.layers.{}.self_attention.k
-    model.layers.{}.self_attn.v_proj           -> decoder.layers.{}.self_attention.v
-    model.layers.{}.self_attn.o_proj           -> decoder.layers.{}.self_attention.o
-    model.layers.{}.mlp.gate_proj              -> decoder.layers.{}.ffn.gate
-    model.layers.{}.mlp.up_proj                -> decoder.layers.{}.ffn.up
-    model.layers.{}.mlp.down_proj              -> decoder.layers.{}.ffn.down
+    model.layers.{}.self_attn.{q,k,v,o}_proj   -> decoder.layers.{}.self_attention.{q,k,v,o}
+    model.layers.{}.mlp.{gate,up,down}_proj    -> decoder.layers.{}.ffn.{gate,up,down}
     model.norm                                 -> decoder.final_norm
     lm_head                                    -> head.output
     score                                      -> head.classifier
 """
-BEFORE = """
-    model.layers.{}.post_attention_layernorm   -> decoder.layers.{}.ffn_norm
-"""
+BEFORE = "model.layers.{}.post_attention_layernorm -> decoder.layers.{}.ffn_norm"
 AROUND = """
     model.layers.{}.post_attention_layernorm   -> decoder.layers.{}.self_attention_end_norm
     model.layers.{}.pre_feedforward_layernorm  -> decoder.layers.{}.ffn_norm
     model.layers.{}.post_feedforward_layernorm -> decoder.layers.{}.ffn_end_norm
 """
-NORMS = """
-    model.layers.{}.self_attn.q_norm           -> decoder.layers.{}.self_attention.q_norm
-    model.layers.{}.self_attn.k_norm           -> decoder.layers.{}.self_attention.k_norm
-"""
+NORMS = "model.layers.{}.self_attn.{q,k}_norm -> decoder.layers.{}.self_attention.{q,k}_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,8 @@ class LlamaKind(TransformerFamily):
     fixed_biases: frozenset[Bias] | None = None  # None: the config.json says, in attention_bias and mlp_bias
     qk_norm: QueryKeyNorm = "none"
     head_dim: int | None = None  # what a config.json without head_dim means; None: hidden size / heads
-    tied: bool = False  # what a config.json without tie_word_embeddings means
+    tied: bool = False
+    gated: bool = True
     windowed: bool = False  # sliding_window holds, in all layers or in those that layer_types names
     full_every: int | None = None  # without layer_types
     rope_theta: float = DEFAULT_ROPE_THETA  # what a config.json without it means
@@ -76,36 +82,32 @@ class LlamaKind(TransformerFamily):
     gemma: bool = False  # norms of weight + 1 at both ends of a sublayer, scaled embeddings, caps
 
     def __post_init__(self) -> None:
-        names = NAMES + (AROUND if self.gemma else BEFORE) + (NORMS if self.qk_norm == "head" else "")
+        entries = (
+            table(NAMES) + table(AROUND if self.gemma else BEFORE) + table(NORMS if self.qk_norm == "head" else "")
+        )
         heads: dict[str, Head] = {"CausalLM": "language_model", "SequenceClassification": "sequence"}
         classes = {f"{self.name}For{what}": frozenset({head}) for what, head in heads.items()}
-        object.__setattr__(self, "entries", table(names))
+        object.__setattr__(self, "entries", entries)
         object.__setattr__(self, "architectures", classes)
+        activation = ("hidden_activation", "gelu_pytorch_tanh") if self.gemma else ("hidden_act", "silu")
+        object.__setattr__(self, "keys", (*KEYS, Key(activation[0], "activation", activation[1], ACTIVATIONS)))
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json; rotary settings in the older format (rope_theta) and the newer (rope_parameters)."""
         theta, scaling, local_theta = read_rope(hf, self.rope_theta, self.window_rope_theta)
-        hidden_size = hf.integer("hidden_size")
         window, full_every = self.windows(hf)
-        scale = hf.scale("query_pre_attn_scalar", 256) if self.gemma else None
+        sizes = self.read_stack(hf, "decoder")
+        sizes["head_dim"] = sizes["head_dim"] or self.head_dim
+        softcap = hf.optional_number("attn_logit_softcapping", self.attention_softcap) if self.gemma else None
         return TransformerConfig(
-            vocab_size=hf.integer("vocab_size"),
-            tie_embeddings=hf.boolean("tie_word_embeddings", self.tied),
-            **read_ids(hf),
+            **self.read_whole(hf),
             pooled_position="last",
             classifier_bias=False,
             logit_softcap=hf.optional_number("final_logit_softcapping", self.logit_softcap) if self.gemma else None,
             decoder=StackConfig(
-                hidden_size=hidden_size,
-                num_layers=hf.integer("num_hidden_layers"),
-                num_heads=hf.integer("num_attention_heads"),
-                num_kv_heads=hf.optional_integer("num_key_value_heads"),
-                head_dim=hf.optional_integer("head_dim") or self.head_dim,
-                intermediate_size=hf.integer("intermediate_size"),
-                max_positions=hf.integer("max_position_embeddings", 2048),
+                **sizes,
                 norm="rms_norm_plus_one" if self.gemma else "rms_norm",
                 norm_placement="around" if self.gemma else "before",
-                norm_eps=hf.number("rms_norm_eps", 1e-6),
                 qk_norm=self.qk_norm,
                 position="rotary",
                 rope_theta=theta,
@@ -113,24 +115,13 @@ class LlamaKind(TransformerFamily):
                 window=window,
                 full_every=full_every,
                 window_rope_theta=None if window is None else local_theta,
-                embedding_scale=hidden_size**0.5 if self.gemma else 1.0,
+                embedding_scale=sizes["hidden_size"] ** 0.5 if self.gemma else 1.0,
                 ffn="gated",
-                activation=hf.choice(self.activation_key, ACTIVATIONS, "gelu_pytorch_tanh" if self.gemma else "silu"),
                 biases=self.biases(hf),
-                attention_scale=scale,
-                attention_softcap=(
-                    hf.optional_number("attn_logit_softcapping", self.attention_softcap) if self.gemma else None
-                ),
-                embedding_dropout=hf.number("wenlu_embedding_dropout", 0.0),
-                attention_dropout=hf.number("attention_dropout", 0.0),
-                residual_dropout=hf.number("wenlu_residual_dropout", 0.0),
+                attention_scale=hf.scale("query_pre_attn_scalar", 256) if self.gemma else None,
+                attention_softcap=softcap,
             ),
         )
-
-    @property
-    def activation_key(self) -> str:
-        """What their config.json calls the activation."""
-        return "hidden_activation" if self.gemma else "hidden_act"
 
     def windows(self, hf: HFConfig) -> tuple[int | None, int | None]:
         """The window of attention, and which layers are without: each n-th."""
@@ -158,16 +149,6 @@ class LlamaKind(TransformerFamily):
         """What a config.json says of the choices, in the older rope format, which all readers know."""
         stack = config.main
         hf: dict[str, object] = {
-            "hidden_size": stack.hidden_size,
-            "num_hidden_layers": stack.num_layers,
-            "num_attention_heads": stack.num_heads,
-            "num_key_value_heads": stack.kv_heads,
-            "head_dim": stack.head_size,
-            "intermediate_size": stack.intermediate_size,
-            "max_position_embeddings": stack.max_positions,
-            "rms_norm_eps": stack.norm_eps,
-            self.activation_key: written_choice(ACTIVATIONS, stack.activation),
-            "attention_dropout": stack.attention_dropout,
             "rope_theta": stack.rope_theta,
             "attention_bias": stack.biases >= ATTENTION_BIASES,
             "mlp_bias": stack.biases >= FFN_BIASES,
@@ -186,28 +167,15 @@ class LlamaKind(TransformerFamily):
             hf["final_logit_softcapping"] = config.logit_softcap
         if stack.rope_scaling is not None:
             hf["rope_scaling"] = stack.rope_scaling.to_hf()
-        dropouts = {"embedding": stack.embedding_dropout, "residual": stack.residual_dropout}
-        return hf | {f"wenlu_{name}_dropout": rate for name, rate in dropouts.items() if rate}
+        return hf
 
     def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
         """By default four layers of 192, the gated width 8/3 of it rounded to 64, without windows and caps."""
-        hidden_size, num_heads = given(settings.hidden_size, 192), given(settings.num_heads, 2)
-        dropouts = ("wenlu_embedding_dropout", "attention_dropout", "wenlu_residual_dropout")
-        return {
-            "vocab_size": vocab_size,
-            "tie_word_embeddings": given(settings.tie_embeddings, self.tied),
-            "hidden_size": hidden_size,
-            "num_hidden_layers": given(settings.num_layers, 4),
-            "num_attention_heads": num_heads,
-            "num_key_value_heads": given(settings.num_kv_heads, num_heads),
-            "head_dim": settings.head_dim,
-            "query_pre_attn_scalar": given(settings.head_dim, max(1, hidden_size // num_heads)),
-            "intermediate_size": given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
-            "max_position_embeddings": given(settings.max_positions, sequence_length),
-            "rope_theta": given(settings.rope_theta, DEFAULT_ROPE_THETA),
-            **dict.fromkeys(("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")),
-            **dict.fromkeys(dropouts, given(settings.dropout, 0.0)),
-        }
+        hf = super().new_hf(settings, vocab_size, sequence_length)
+        hf["rope_theta"] = given(settings.rope_theta, DEFAULT_ROPE_THETA)
+        hf["query_pre_attn_scalar"] = max(1, cast(int, hf["head_dim"]))
+        hf["head_dim"] = settings.head_dim
+        return hf | dict.fromkeys(("sliding_window", "attn_logit_softcapping", "final_logit_softcapping"))
 
     def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
         """The config of a new model, whose heads divide its width whatever those of the published ones do."""
@@ -225,11 +193,6 @@ def read_rope(
     hf: HFConfig, default: float, local_default: float | None
 ) -> tuple[float, RopeScaling | None, float | None]:
     """Base and scaling of the rotary frequencies, and the base of layers with a window if another, from any format."""
-    theta, scaling, local_theta = _rope(hf, default, local_default)
-    return theta, scaling, None if scaling is None and local_theta == theta else local_theta
-
-
-def _rope(hf: HFConfig, default: float, local_default: float | None) -> tuple[float, RopeScaling | None, float | None]:
     newer, local_theta = hf.table("rope_parameters"), hf.optional_number("rope_local_base_freq", local_default)
     if newer is not None and "full_attention" in newer.values:
         local, newer = newer.table("sliding_attention"), newer.table("full_attention")
@@ -238,22 +201,24 @@ def _rope(hf: HFConfig, default: float, local_default: float | None) -> tuple[fl
             local.require("partial_rotary_factor", 1.0)
             local_theta = local.number("rope_theta", local_theta)
     theta = (newer or hf).number("rope_theta", hf.number("rope_theta", default))
-    scaling = newer or hf.table("rope_scaling")
-    if scaling is None:
-        return theta, None, local_theta
-    scaling.require("partial_rotary_factor", 1.0)
-    kind = scaling.text("rope_type", scaling.text("type", "default"))
+    table = newer or hf.table("rope_scaling")
+    scaling = None if table is None else _scaling(hf, table)
+    return theta, scaling, None if scaling is None and local_theta == theta else local_theta
+
+
+def _scaling(hf: HFConfig, table: HFConfig) -> RopeScaling | None:
+    table.require("partial_rotary_factor", 1.0)
+    kind = table.text("rope_type", table.text("type", "default"))
     if kind == "default":
-        return theta, None, local_theta
+        return None
     if kind == "linear":
-        return theta, RopeScaling(factor=scaling.number("factor")), local_theta
+        return RopeScaling(factor=table.number("factor"))
     if kind != "llama3":
         hf.refuse("rope_type", kind, "default, linear, llama3")
-    longest = scaling.integer("original_max_position_embeddings", hf.optional_integer("max_position_embeddings"))
-    scaled = RopeScaling(
-        factor=scaling.number("factor"),
-        low_frequency_factor=scaling.number("low_freq_factor"),
-        high_frequency_factor=scaling.number("high_freq_factor"),
+    longest = table.integer("original_max_position_embeddings", hf.optional_integer("max_position_embeddings"))
+    return RopeScaling(
+        factor=table.number("factor"),
+        low_frequency_factor=table.number("low_freq_factor"),
+        high_frequency_factor=table.number("high_freq_factor"),
         original_max_positions=longest,
     )
-    return theta, scaled, local_theta

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError
-from wenlu.models.families._files import Weights
+from wenlu.models.families._files import HFConfig, Weights, assign, refuse_names, write_model
+from wenlu.models.meta import meta_device
 
 
-def fill(model: nn.Module, directory: Path, *, dtype: torch.dtype) -> None:
-    """Give every parameter and buffer of the model the tensor of its name; floating-point ones get the type.
+class OwnFamily(ABC):
+    """What such families share. With a ``build``, implements ``wenlu.models.config.Family``."""
 
-    Raises:
-        CheckpointError: ``models.tensors_missing``, ``models.tensors_unused``, ``models.tensor_shape``.
-    """
-    own = model.state_dict()
-    with Weights(directory) as weights:
-        for id, names in (
-            ("models.tensors_missing", own.keys() - weights.names),
-            ("models.tensors_unused", set(weights.names) - own.keys()),
-        ):
-            if names:
-                raise CheckpointError(id, names=", ".join(sorted(names)[:5]), count=len(names), path=directory)
-        state: dict[str, Tensor] = {}
-        for name, expected in own.items():
-            tensor = weights.read(name)
-            if tensor.shape != expected.shape:
-                shapes = {"found": tuple(tensor.shape), "expected": tuple(expected.shape)}
-                raise CheckpointError("models.tensor_shape", name=name, path=directory, **shapes)
-            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    model.load_state_dict(state, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    model_type: ClassVar[str]
+    made: ClassVar[type[Any]]  # the class of its models, which are made of a config
+
+    @abstractmethod
+    def config(self, values: HFConfig) -> object:
+        """Read a config.json."""
+
+    def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
+        """The model of a directory whose config.json is ``hf``; floating-point weights get the type.
+
+        Raises:
+            CheckpointError: ``models.tensors_missing``, ``models.tensors_unused``, ``models.tensor_shape``.
+        """
+        config = self.config(HFConfig(hf, directory / "config.json"))
+        with meta_device():
+            model: nn.Module = self.made(config)
+        own, state = model.state_dict(), dict[str, Tensor]()
+        with Weights(directory) as weights:
+            refuse_names("models.tensors_missing", sorted(own.keys() - weights.names), directory)
+            refuse_names("models.tensors_unused", sorted(set(weights.names) - own.keys()), directory)
+            for name, expected in own.items():
+                tensor = weights.read(name)
+                if tensor.shape != expected.shape:
+                    shapes = {"found": tuple(tensor.shape), "expected": tuple(expected.shape)}
+                    raise CheckpointError("models.tensor_shape", name=name, path=directory, **shapes)
+                state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return assign(model, state)
+
+    def save(self, model: nn.Module, directory: Path) -> bool:
+        """Write config.json and the weights in float32; False for another kind of model."""
+        if not isinstance(model, self.made):
+            return False
+        state = model.state_dict().items()
+        tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state}
+        write_model(directory, {"model_type": self.model_type, **asdict(model.config)}, tensors)
+        return True

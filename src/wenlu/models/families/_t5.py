@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from wenlu.models.config import (
-    Activation,
-    AttentionKind,
-    FeedForwardKind,
-    ModelSettings,
-    StackConfig,
-    TransformerConfig,
-    given,
-)
+from wenlu.models.config import Activation, FeedForwardKind, StackConfig, TransformerConfig
 from wenlu.models.families._files import HFConfig, written_choice
-from wenlu.models.families._transformer import COMMON, Entry, TransformerFamily, read_ids, table
+from wenlu.models.families._tables import Entry, Key, table
+from wenlu.models.families._transformer import COMMON, TransformerFamily
 
 PROJECTIONS: dict[str, tuple[FeedForwardKind, Activation]] = {
     "relu": ("dense", "relu"),
@@ -22,10 +16,7 @@ PROJECTIONS: dict[str, tuple[FeedForwardKind, Activation]] = {
     "gated-silu": ("gated", "silu"),
 }
 OWN = """
-    {s}.block.{}.layer.0.SelfAttention.q                      -> {s}.layers.{}.self_attention.q
-    {s}.block.{}.layer.0.SelfAttention.k                      -> {s}.layers.{}.self_attention.k
-    {s}.block.{}.layer.0.SelfAttention.v                      -> {s}.layers.{}.self_attention.v
-    {s}.block.{}.layer.0.SelfAttention.o                      -> {s}.layers.{}.self_attention.o
+    {s}.block.{}.layer.0.SelfAttention.{q,k,v,o}              -> {s}.layers.{}.self_attention.{q,k,v,o}
     {s}.block.{}.layer.0.layer_norm                           -> {s}.layers.{}.self_attention_norm
     {s}.block.0.layer.0.SelfAttention.relative_attention_bias -> {s}.relative
     {s}.block.{}.layer.{f}.DenseReluDense.wo                  -> {s}.layers.{}.ffn.down
@@ -33,19 +24,26 @@ OWN = """
     {s}.final_layer_norm                                      -> {s}.final_norm
 """
 DENSE = "{s}.block.{}.layer.{f}.DenseReluDense.wi -> {s}.layers.{}.ffn.up"
-GATED = """
-    {s}.block.{}.layer.{f}.DenseReluDense.wi_0                -> {s}.layers.{}.ffn.gate
-    {s}.block.{}.layer.{f}.DenseReluDense.wi_1                -> {s}.layers.{}.ffn.up
-"""
+GATED = "{s}.block.{}.layer.{f}.DenseReluDense.{wi_0,wi_1} -> {s}.layers.{}.ffn.{gate,up}"
 BETWEEN = """
     shared                                                    -> encoder.embeddings.token
-    decoder.block.{}.layer.1.EncDecAttention.q                -> decoder.layers.{}.cross_attention.q
-    decoder.block.{}.layer.1.EncDecAttention.k                -> decoder.layers.{}.cross_attention.k
-    decoder.block.{}.layer.1.EncDecAttention.v                -> decoder.layers.{}.cross_attention.v
-    decoder.block.{}.layer.1.EncDecAttention.o                -> decoder.layers.{}.cross_attention.o
+    decoder.block.{}.layer.1.EncDecAttention.{q,k,v,o}        -> decoder.layers.{}.cross_attention.{q,k,v,o}
     decoder.block.{}.layer.1.layer_norm                       -> decoder.layers.{}.cross_attention_norm
     lm_head                                                   -> head.output
 """
+DROPOUTS = "residual_dropout embedding_dropout attention_dropout ffn_dropout final_dropout"
+KEYS = (
+    Key("d_model", "hidden_size"),
+    Key("d_kv", "head_dim", 64),
+    Key("d_ff", "intermediate_size"),
+    Key("num_heads", "num_heads"),
+    Key("n_positions", "max_positions", 512),
+    Key("relative_attention_num_buckets", "relative_buckets", 32),
+    Key("relative_attention_max_distance", "relative_distance", 128),
+    Key("layer_norm_epsilon", "norm_eps", 1e-6),
+    Key("dropout_rate", DROPOUTS, 0.1),
+)
+NEW: dict[str, object] = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}
 
 
 def stack_entries(stack: str, *, ffn: int) -> tuple[Entry, ...]:
@@ -68,79 +66,41 @@ class T5Kind(TransformerFamily):
         (f"{stack}.embed_tokens.weight", "shared.weight") for stack in ("encoder", "decoder")
     )
     untied_copies: bool = False
+    new_heads: int = 3
+    gated: bool = True
+
+    def keys_of(self, stack: str) -> tuple[Key, ...]:
+        """What a config.json says of the encoder or the decoder."""
+        return *KEYS, Key("num_layers" if stack == "encoder" else "num_decoder_layers", "num_layers")
 
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json; with tied embeddings the hidden states are scaled before the output matrix."""
-        width, dropout = hf.integer("d_model"), hf.number("dropout_rate", 0.1)
-        tied = hf.boolean("tie_word_embeddings", True)
+        whole, width = self.read_whole(hf), hf.integer("d_model")
         ffn, activation = hf.choice("feed_forward_proj", PROJECTIONS, self.projection)
+        scaled = hf.boolean("scale_decoder_outputs", whole["tie_embeddings"]) and self.scaled
 
-        def stack(key: str, attention: AttentionKind, memory_size: int | None = None) -> StackConfig:
+        def stack(name: str, **own: Any) -> StackConfig:
             return StackConfig(
-                hidden_size=width,
-                num_layers=hf.optional_integer(key) or hf.integer("num_layers"),
-                num_heads=hf.integer("num_heads"),
-                head_dim=hf.integer("d_kv", 64),
-                intermediate_size=hf.integer("d_ff"),
-                max_positions=hf.integer("n_positions", 512),
-                attention=attention,
-                memory_size=memory_size,
+                **self.read_stack(hf, name, num_decoder_layers=hf.integer("num_layers")),
+                **own,
                 norm="rms_norm",
-                norm_eps=hf.number("layer_norm_epsilon", 1e-6),
                 position="relative",
-                relative_buckets=hf.integer("relative_attention_num_buckets", 32),
-                relative_distance=hf.integer("relative_attention_max_distance", 128),
                 ffn=ffn,
                 activation=activation,
                 biases=frozenset(),
                 attention_scale=1.0,
-                embedding_dropout=dropout,
-                attention_dropout=dropout,
-                ffn_dropout=dropout,
-                residual_dropout=dropout,
-                final_dropout=dropout,
             )
 
         return TransformerConfig(
-            vocab_size=hf.integer("vocab_size"),
-            tie_embeddings=tied,
-            head_scale=hf.scale("d_model") if hf.boolean("scale_decoder_outputs", tied) and self.scaled else 1.0,
-            **read_ids(hf),
-            encoder=stack("num_layers", "bidirectional"),
-            decoder=stack("num_decoder_layers", "causal", width),
+            **whole,
+            head_scale=hf.scale("d_model") if scaled else 1.0,
+            encoder=stack("encoder", attention="bidirectional"),
+            decoder=stack("decoder", memory_size=width),
         )
 
     def own_hf(self, config: TransformerConfig) -> dict[str, object]:
         """What a config.json says of the choices."""
-        stack, encoder = config.main, config.encoder
         return {
             "scale_decoder_outputs": config.head_scale != 1.0,
-            "d_model": stack.hidden_size,
-            "d_kv": stack.head_size,
-            "d_ff": stack.intermediate_size,
-            "num_layers": 0 if encoder is None else encoder.num_layers,
-            "num_decoder_layers": stack.num_layers,
-            "num_heads": stack.num_heads,
-            "n_positions": stack.max_positions,
-            "relative_attention_num_buckets": stack.relative_buckets,
-            "relative_attention_max_distance": stack.relative_distance,
-            "layer_norm_epsilon": stack.norm_eps,
-            "feed_forward_proj": written_choice(PROJECTIONS, (stack.ffn, stack.activation)),
-            "dropout_rate": stack.residual_dropout,
-        }
-
-    def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
-        """T5 v1.1, by default four layers of 192 in each stack."""
-        hidden_size, num_heads = given(settings.hidden_size, 192), given(settings.num_heads, 3)
-        return {
-            "vocab_size": vocab_size,
-            "tie_word_embeddings": given(settings.tie_embeddings, False),
-            "d_model": hidden_size,
-            "d_kv": given(settings.head_dim, hidden_size // num_heads),
-            "d_ff": given(settings.intermediate_size, max(64, round(hidden_size * 8 / 3 / 64) * 64)),
-            "num_layers": given(settings.num_layers, 4),
-            "num_heads": num_heads,
-            "n_positions": given(settings.max_positions, sequence_length),
-            "feed_forward_proj": "gated-gelu",
-            "dropout_rate": given(settings.dropout, 0.0),
+            "feed_forward_proj": written_choice(PROJECTIONS, (config.main.ffn, config.main.activation)),
         }

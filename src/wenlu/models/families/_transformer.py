@@ -1,7 +1,7 @@
-"""What a Transformer family is: how its config.json reads, and a two-column table of weight names.
+"""What a Transformer family is: the keys of its config.json, and a two-column table of weight names.
 
-The table is read left to right to load and right to left to export. Every tensor of a file is used or listed as
-ignored; every parameter is filled. Nothing is loaded ``strict=False``.
+Both are read left to right to load and right to left to export. Every tensor of a file is used or listed as ignored;
+every parameter is filled. Nothing is loaded ``strict=False``.
 """
 
 from __future__ import annotations
@@ -10,32 +10,27 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wenlu.core.errors import CheckpointError, SettingsError
 from wenlu.models.config import (
-    FeedForwardKind,
     Head,
     ModelSettings,
     Scheme,
-    StackConfig,
     TransformerConfig,
     check_size,
     given,
 )
-from wenlu.models.families._files import HFConfig, Weights, write_model
+from wenlu.models.families._files import HFConfig, Weights, assign, refuse_names, write_model
+from wenlu.models.families._tables import Entry, Key
 from wenlu.models.initialization import initialize
 from wenlu.models.lora import merged_state
 from wenlu.models.transformer import Transformer, on_meta
-
-Form = Literal["plain", "transposed", "row"]
-"""How their tensor lies: as ours; matrices as (in, out), as GPT-2's Conv1D has them; a vector as one row."""
 
 Architectures = Mapping[str, frozenset[Head]]
 """Names of their classes, with the heads that each has."""
@@ -43,16 +38,23 @@ Architectures = Mapping[str, frozenset[Head]]
 _SETTINGS = Path("run.toml")  # where the values of a new model come from, in messages
 
 _KINDS = ("weight", "bias", "")
-_OUTPUT, _CLASSIFIER = "head.output", "head.classifier"
-_STACKS = ("encoder", "decoder")
+_OUTPUT = "head.output"
+_PREFIX = "wenlu_"  # of keys that no other library knows; they are written where they say something
 _TOKENS = ("encoder.embeddings.token", "decoder.embeddings.token")
 _HEADS: dict[str, Head] = {
     "head.transform.dense": "language_model",
     _OUTPUT: "language_model",
     "head.pooler": "pooler",
     "head.pair": "pair",
-    _CLASSIFIER: "sequence",
+    "head.classifier": "sequence",
     "head.span": "span",
+}
+
+_IDS = {  # special tokens
+    "bos_token_id": "start_token_id",
+    "eos_token_id": "end_token_id",
+    "pad_token_id": "pad_token_id",
+    "decoder_start_token_id": "decoder_start_token_id",
 }
 
 # The settings that every Transformer kind reads.
@@ -62,56 +64,25 @@ COMMON = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row of a table: a module of theirs and the modules of ours that it fills; ``{}`` is the layer number."""
-
-    theirs: str
-    ours: tuple[str, ...]  # several when theirs is fused
-    form: Form = "plain"
-    only: Head | FeedForwardKind | None = None  # of models with this head, or this kind of feed-forward
-
-    def shape(self, ours: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The shape of their tensor, from the parameters of ours that it fills."""
-        first = next(iter(ours.values()))
-        shape = (sum(parameter.shape[0] for parameter in ours.values()), *first.shape[1:])
-        return (1, *shape) if self.form == "row" else shape[::-1] if self.form == "transposed" else shape
-
-    def load(self, tensor: Tensor, ours: Mapping[str, Tensor]) -> list[Tensor] | None:
-        """Our tensors from theirs; None when the shape is another."""
-        if tuple(tensor.shape) != self.shape(ours):
-            return None
-        tensor = tensor[0] if self.form == "row" else tensor.t() if self._turned(tensor) else tensor
-        return [part.contiguous() for part in torch.split(tensor, [parameter.shape[0] for parameter in ours.values()])]
-
-    def save(self, parts: list[Tensor]) -> Tensor:
-        """Their tensor from ours."""
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        tensor = tensor[None] if self.form == "row" else tensor.t() if self._turned(tensor) else tensor
-        return tensor.contiguous()
-
-    def _turned(self, tensor: Tensor) -> bool:
-        return self.form == "transposed" and tensor.dim() == 2
-
-
-def table(names: str, *, form: Form = "plain", only: Head | FeedForwardKind | None = None) -> tuple[Entry, ...]:
-    """Read the rows of a table: ``their.module -> our.module [our.module ...]``."""
-    rows = [line.split("->") for line in names.splitlines() if line.strip()]
-    return tuple(Entry(theirs.strip(), tuple(ours.split()), form, only) for theirs, ours in rows)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TransformerFamily(ABC):
     """A family of Transformers. Implements ``wenlu.models.config.Family``.
 
-    ``config`` and ``own_hf`` translate a config.json; a family expresses a model when its config survives writing and
-    reading. ``new_hf`` is the config.json of a new model. ``architectures`` are the names of their classes, with the
-    heads that each has; which heads a file has, its tensors say.
+    ``config`` and ``own_hf`` translate of a config.json what its ``keys`` do not; a family expresses a model when its
+    config survives writing and reading. ``new_hf`` is the config.json of a new model. ``architectures`` are the names
+    of their classes, with the heads that each has; which heads a file has, its tensors say.
     """
 
     model_type: str
     entries: tuple[Entry, ...]
     architectures: Architectures
+    keys: tuple[Key, ...] = ()  # what a config.json says of a stack
+    required: Mapping[str, object] = field(default_factory=dict)  # what it must not say otherwise
+    tied: bool = True  # what it means without tie_word_embeddings
+    new: Mapping[str, object] = field(default_factory=dict)  # what that of a new model says besides its sizes
+    new_heads: int = 2
+    new_dropouts: tuple[str, ...] = ("embedding_dropout", "attention_dropout", "residual_dropout")
+    gated: bool = False  # feed-forward: two matrices in, so that it is narrower
     prefix: str = "model."  # of their base model; files of bare models lack it
     uses: frozenset[str] = COMMON
     scheme: Scheme = "gpt2"  # of an untied model; a tied one starts as gpt2
@@ -123,13 +94,44 @@ class TransformerFamily(ABC):
     def config(self, hf: HFConfig) -> TransformerConfig:
         """Read a config.json."""
 
-    @abstractmethod
     def own_hf(self, config: TransformerConfig) -> dict[str, object]:
-        """What a config.json says of the choices; the vocabulary and the heads are added to it."""
+        """What a config.json says besides the keys; the vocabulary and the heads are added to it."""
+        return {}
 
-    @abstractmethod
+    def keys_of(self, stack: str) -> tuple[Key, ...]:
+        """What a config.json says of the encoder or the decoder."""
+        return self.keys
+
+    def read_stack(self, hf: HFConfig, stack: str, **absent: object) -> dict[str, Any]:
+        """The choices of a stack by the keys of a config.json; ``absent`` says what lacking keys mean in this one."""
+        keys = self.keys_of(stack)
+        return {choice: key.read(hf, absent.get(key.theirs)) for key in keys for choice in key.ours.split()}
+
+    def read_whole(self, hf: HFConfig) -> dict[str, Any]:
+        """The choices beside the stacks that every config.json makes, once nothing in it is refused."""
+        for key, value in self.required.items():
+            hf.require(key, value)
+        size, tied = hf.integer("vocab_size"), hf.boolean("tie_word_embeddings", self.tied)
+        return {"vocab_size": size, "tie_embeddings": tied, **{ours: hf.token_id(key) for key, ours in _IDS.items()}}
+
     def new_hf(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> dict[str, object]:
-        """What the config.json of a new model would say."""
+        """What the config.json of a new model would say: by default four layers of 192 in each stack."""
+        width, num_heads = given(settings.hidden_size, 192), given(settings.num_heads, self.new_heads)
+        choices: dict[str, object] = {
+            "num_layers": 4,
+            "hidden_size": width,
+            "num_heads": num_heads,
+            "num_kv_heads": num_heads,
+            "head_dim": width // num_heads,
+            "intermediate_size": max(64, round(width * 8 / 3 / 64) * 64) if self.gated else 4 * width,
+            "max_positions": sequence_length,
+            **{name: value for name, value in vars(settings).items() if value is not None},
+            **dict.fromkeys(self.new_dropouts, given(settings.dropout, 0.0)),
+        }
+        keys = [*self.keys_of("encoder"), *self.keys_of("decoder")]
+        sizes = {key.theirs: choices[key.first] for key in keys if key.first in choices}
+        hf = {"vocab_size": vocab_size, "tie_word_embeddings": self.tied, **self.new, **sizes}
+        return hf if settings.tie_embeddings is None else hf | {"tie_word_embeddings": settings.tie_embeddings}
 
     def settings_to_config(self, settings: ModelSettings, vocab_size: int, sequence_length: int) -> TransformerConfig:
         """The config of a new model."""
@@ -174,32 +176,21 @@ class TransformerFamily(ABC):
             del left[copy]
         values = HFConfig(hf, path)
         config = self._by_tensors(self.config(values), values, names, weights)
-        self._refuse_absent_layers(config, names, path)
+        missing = [name for name in self._all_names(config) if name not in names]
+        refuse_names("models.tensors_missing", missing, path.parent)
         model = self._empty(config)
         state: dict[str, Tensor] = {}
-        missing = []
         for theirs, entry, ours in self.rows(config, dict(model.named_parameters())):
-            if theirs not in names:
-                missing.append(theirs)
-                continue
-            tensor = weights.read(left.pop(theirs))
-            parts = entry.load(tensor, ours)
-            if parts is None:
-                shapes = {"found": tuple(tensor.shape), "expected": entry.shape(ours)}
+            tensor, shape = weights.read(left.pop(theirs)), entry.shape(ours)
+            if tensor.shape != shape:
+                shapes = {"found": tuple(tensor.shape), "expected": shape}
                 raise CheckpointError("models.tensor_shape", name=theirs, path=path.parent, **shapes)
-            state |= {name: part.to(dtype) for name, part in zip(ours, parts, strict=True)}
-        if missing:
-            raise CheckpointError("models.tensors_missing", names=_some(missing), count=len(missing), path=path.parent)
-        unused = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in self.ignored)]
+            state |= {name: part.to(dtype) for name, part in zip(ours, entry.load(tensor, ours), strict=True)}
         if config.tie_embeddings:
-            tied = {f"{entry.theirs}.weight" for entry in self.entries if entry.ours == (_OUTPUT,)}
-            unused = [name for name in unused if name not in tied]
-        if unused:
-            raise CheckpointError("models.tensors_unused", names=_some(unused), count=len(unused), path=path.parent)
-        model.load_state_dict(state, assign=True)
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return model
+            left.pop(self._weight(_OUTPUT), None)
+        unused = [name for name in left if not any(re.fullmatch(pattern, name) for pattern in self.ignored)]
+        refuse_names("models.tensors_unused", unused, path.parent)
+        return assign(model, state)
 
     def save(self, model: nn.Module, directory: Path) -> bool:
         """Write config.json and model.safetensors in float32; False when the family cannot express the model."""
@@ -229,16 +220,18 @@ class TransformerFamily(ABC):
 
     def to_hf(self, config: TransformerConfig) -> dict[str, object]:
         """Write a config.json, without what ``written`` says of the heads."""
-        start = {"decoder_start_token_id": config.decoder_start_token_id} if len(config.stacks) > 1 else {}
-        return {
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_embeddings,
-            "bos_token_id": config.start_token_id,
-            "eos_token_id": config.end_token_id,
-            "pad_token_id": config.pad_token_id,
-            **start,
-            **self.own_hf(config),
+        ids = {key: getattr(config, ours) for key, ours in _IDS.items()}
+        if len(config.stacks) == 1:
+            del ids["decoder_start_token_id"]
+        towers = resolved(config).towers.items()
+        sizes = {
+            key.theirs: value
+            for name, stack in towers
+            for key in self.keys_of(name)
+            if (value := key.write(stack)) != key.default or not key.theirs.startswith(_PREFIX)
         }
+        whole = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_embeddings}
+        return {**whole, **ids, **sizes, **self.own_hf(config)}
 
     def _empty(self, config: TransformerConfig) -> Transformer:
         model = on_meta(config)
@@ -276,27 +269,19 @@ class TransformerFamily(ABC):
                         yield theirs, entry, {name: parameters[name] for name in names}
         assert not left, f"{self.model_type}: the table fills no {sorted(left)}"
 
-    def _refuse_absent_layers(self, config: TransformerConfig, names: Mapping[str, str], path: Path) -> None:
-        """Refuse a config of far more layers than the file can hold, before time is spent on building them.
-
-        Raises:
-            CheckpointError: ``models.tensors_missing``.
-        """
-        one = [replace(stack, num_layers=1, num_distinct_layers=None) if stack else None for stack in _both(config)]
-        small = replace(config, encoder=one[0], decoder=one[1])
-        asked = {name: stack and stack.distinct_layers for name, stack in zip(_STACKS, _both(config), strict=True)}
-        first = [
-            (theirs, entry.theirs.split("{}")[0], asked[entry.ours[0].split(".")[0]] or 0)
-            for theirs, entry, _ in self.rows(small, dict(self._empty(small).named_parameters()))
-            if "{}" in entry.theirs
-        ]
-        needed = sum(number for *_, number in first)
-        if needed <= 2 * len(names):
-            return
-        numbered = ((theirs, start, number) for theirs, start, layers in first for number in range(layers))
-        every = (f"{start}{number}{theirs.removeprefix(f'{start}0')}" for theirs, start, number in numbered)
-        missing = _some(list(islice((name for name in every if name not in names), 6)))
-        raise CheckpointError("models.tensors_missing", names=missing, count=needed - len(names), path=path.parent)
+    def _all_names(self, config: TransformerConfig) -> list[str]:
+        """Names of all their tensors of a model, told by one layer of each stack: a file need not hold what it says."""
+        one: dict[str, Any] = {
+            name: replace(stack, num_layers=1, num_distinct_layers=None) for name, stack in config.towers.items()
+        }
+        small = replace(config, **one)
+        found: list[str] = []
+        for theirs, entry, _ in self.rows(small, dict(self._empty(small).named_parameters())):
+            stack = config.towers.get(entry.ours[0].partition(".")[0])
+            kind = theirs.removeprefix(entry.theirs.format(0))
+            layers = range(stack.distinct_layers if stack and "{}" in entry.theirs else 1)
+            found += [entry.theirs.format(number) + kind for number in layers]
+        return found
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:
@@ -328,7 +313,7 @@ class TransformerFamily(ABC):
             head = _HEADS.get(entry.ours[0])
             if head is not None and (theirs := f"{entry.theirs}.weight") in names:
                 heads.add("token" if entry.only == "token" else head)
-                if entry.ours[0] == _CLASSIFIER:
+                if head == "sequence":
                     classes = len(weights.read(names[theirs]))
         pooled = all("pooler" in one for one in self.architectures.values() if "sequence" in one)
         of_tokens = any("TokenClassification" in name for name in hf.names("architectures"))
@@ -336,40 +321,21 @@ class TransformerFamily(ABC):
             heads = heads - {"sequence"} | {"token"}
         if config.head_transform is None and not heads & {"sequence", "token", "span"}:
             heads.add("language_model")
-        output = next((names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours == (_OUTPUT,)), None)
-        embedding = next(names.get(f"{entry.theirs}.weight") for entry in self.entries if entry.ours[0] in _TOKENS)
+        output, embedding = names.get(self._weight(_OUTPUT)), names.get(self._weight(*_TOKENS))
         tied = output is None
         if tied and hf.values.get("tie_word_embeddings") is False and "language_model" in heads:
-            bare = [name for name in hf.names("architectures") if name not in self.architectures]
+            bare = (name for name in hf.names("architectures") if name not in self.architectures)
             if not any(name.endswith("Model") for name in bare):
-                matrix = next(f"{entry.theirs}.weight" for entry in self.entries if entry.ours == (_OUTPUT,))
-                raise CheckpointError("models.tensors_missing", names=matrix, count=1, path=hf.path.parent)
+                refuse_names("models.tensors_missing", [self._weight(_OUTPUT)], hf.path.parent)
         if output is not None and config.tie_embeddings and embedding is not None:
             tied = torch.equal(weights.read(output), weights.read(embedding))
-        biases = {entry.theirs for entry in self.entries if entry.ours == ("head.bias",)}
-        biases |= {f"{entry.theirs}.bias" for entry in self.entries if entry.ours == ("head",)}
-        bias = config.head_bias and not biases.isdisjoint(names)
+        bias = config.head_bias and any(entry.theirs in names for entry in self.entries if entry.ours == ("head.bias",))
         config = replace(config, tie_embeddings=tied, head_bias=bias)
         return with_heads(config, hf, frozenset(heads), classes)
 
-
-class SpecialIds(TypedDict):
-    """The special tokens of a ``TransformerConfig``."""
-
-    start_token_id: int | None
-    end_token_id: int | None
-    pad_token_id: int | None
-    decoder_start_token_id: int | None
-
-
-def read_ids(hf: HFConfig) -> SpecialIds:
-    """The special tokens of a config.json."""
-    return {
-        "start_token_id": hf.token_id("bos_token_id"),
-        "end_token_id": hf.token_id("eos_token_id"),
-        "pad_token_id": hf.token_id("pad_token_id"),
-        "decoder_start_token_id": hf.token_id("decoder_start_token_id"),
-    }
+    def _weight(self, *modules: str) -> str:
+        """Their name of the matrix of the first of these modules of ours."""
+        return next(f"{entry.theirs}.weight" for entry in self.entries if entry.ours[0] in modules)
 
 
 def with_heads(config: TransformerConfig, hf: HFConfig, heads: frozenset[Head], classes: int) -> TransformerConfig:
@@ -385,24 +351,14 @@ def with_heads(config: TransformerConfig, hf: HFConfig, heads: frozenset[Head], 
 
 def resolved(config: TransformerConfig) -> TransformerConfig:
     """The config with its derived sizes written out, so that equal models have equal configs."""
-
-    def written_out(stack: StackConfig | None) -> StackConfig | None:
-        if stack is None:
-            return None
-        return replace(
+    towers: dict[str, Any] = {
+        name: replace(
             stack, num_kv_heads=stack.kv_heads, head_dim=stack.head_size, num_distinct_layers=stack.distinct_layers
         )
-
-    return replace(config, encoder=written_out(config.encoder), decoder=written_out(config.decoder))
-
-
-def _both(config: TransformerConfig) -> tuple[StackConfig | None, StackConfig | None]:
-    return config.encoder, config.decoder
+        for name, stack in config.towers.items()
+    }
+    return replace(config, **towers)
 
 
 def _numberless(name: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".{}", name)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -6,23 +6,19 @@ In training, their classifier for rows has a dropout before both its matrices, o
 from __future__ import annotations
 
 from wenlu.models.families._bart import EMBEDDINGS, STACKS, BartKind
-from wenlu.models.families._transformer import table
+from wenlu.models.families._tables import table
 
 HEADS = """
     model.shared                   -> encoder.embeddings.token
     lm_head                        -> head.output
     qa_outputs                     -> head.span
 """
-OF_ROWS = """
-    classification_head.dense      -> head.pooler
-    classification_head.out_proj   -> head.classifier
-"""
 
 FAMILY = BartKind(
     model_type="bart",
     entries=table(HEADS)
     + table("final_logits_bias -> head.bias", form="row")
-    + table(OF_ROWS, only="sequence")
+    + table("classification_head.{dense,out_proj} -> head.{pooler,classifier}", only="sequence")
     + STACKS,
     architectures={
         "BartForConditionalGeneration": frozenset({"language_model"}),

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from wenlu.models.config import ModelSettings
-from wenlu.models.families._files import HFConfig, write_model
-from wenlu.models.families._own import fill
-from wenlu.models.meta import meta_device
+from wenlu.models.families._files import HFConfig
+from wenlu.models.families._own import OwnFamily
 from wenlu.models.recurrent import LSTMConfig, RecurrentModel
 
-MODEL_TYPE = "wenlu_lstm"
 
-
-class LSTMFamily:
+class LSTMFamily(OwnFamily):
     """Implements ``wenlu.models.config.Family``."""
 
     uses = frozenset({"num_layers", "hidden_size", "embedding_size", "tie_embeddings", "dropout"})
+    model_type, made = "wenlu_lstm", RecurrentModel
 
     def build(
         self, settings: ModelSettings, *, vocab_size: int, end_id: int, sequence_length: int, seed: int
@@ -36,25 +30,12 @@ class LSTMFamily:
             model.initialize(seed=seed)
         return model
 
-    def load(self, hf: Mapping[str, object], directory: Path, *, dtype: torch.dtype) -> nn.Module:
-        """The model of a directory whose config.json is ``hf``."""
-        values = HFConfig(hf, directory / "config.json")
+    def config(self, values: HFConfig) -> LSTMConfig:
+        """Read a config.json."""
         names = ("vocab_size", "end_token_id", "embedding_size", "hidden_size", "num_layers")
         sizes = {name: values.integer(name) for name in names}
         tied, dropout = values.boolean("tie_embeddings", False), values.number("dropout", 0.0)
-        config = LSTMConfig(**sizes, tie_embeddings=tied, dropout=dropout)
-        with meta_device():
-            model = RecurrentModel(config)
-        fill(model, directory, dtype=dtype)
-        return model
-
-    def save(self, model: nn.Module, directory: Path) -> bool:
-        """Write config.json and the weights in float32; False for another kind of model."""
-        if not isinstance(model, RecurrentModel):
-            return False
-        tensors = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items()}
-        write_model(directory, {"model_type": MODEL_TYPE, **asdict(model.config)}, tensors)
-        return True
+        return LSTMConfig(**sizes, tie_embeddings=tied, dropout=dropout)
 
 
 FAMILY = LSTMFamily()

@@ -6,7 +6,7 @@ A new model of this kind is that of Vaswani et al. 2017, with its ReLU; publishe
 from __future__ import annotations
 
 from wenlu.models.families._bart import EMBEDDINGS, STACKS, BartKind
-from wenlu.models.families._transformer import table
+from wenlu.models.families._tables import table
 
 HEADS = """
     model.shared                   -> encoder.embeddings.token
@@ -18,8 +18,7 @@ FAMILY = BartKind(
     entries=table(HEADS) + table("final_logits_bias -> head.bias", form="row") + STACKS,
     architectures={"MarianMTModel": frozenset({"language_model"})},
     position="sinusoidal",
-    scaled=True,
-    new_activation="relu",
+    new={"activation_function": "relu", "scale_embedding": True},
     ignored=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # computed
     copies=EMBEDDINGS,
 )

@@ -36,7 +36,8 @@ class MixtureFamily:
         """The mixture of a directory, its components loaded from theirs."""
         from wenlu.models.checkpoint import load_model
 
-        weights = _weights(HFConfig(hf, directory / "config.json"))
+        values = HFConfig(hf, directory / "config.json")
+        weights = [float(weight) for weight in values.listed("weights", (int, float), "[0.4, 0.6]")]
         components = [load_model(directory / f"component_{number}", dtype=dtype) for number in range(len(weights))]
         return Mixture(components, weights)
 
@@ -52,13 +53,6 @@ class MixtureFamily:
         for number, component in enumerate(model.components):
             save_model(component, directory / f"component_{number}")
         return True
-
-
-def _weights(values: HFConfig) -> list[float]:
-    weights = values.values.get("weights")
-    if not (isinstance(weights, list) and weights and all(isinstance(weight, int | float) for weight in weights)):
-        values.refuse("weights", weights, "[0.4, 0.6]")
-    return [float(weight) for weight in weights]
 
 
 FAMILY = MixtureFamily()

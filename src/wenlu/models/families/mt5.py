@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from wenlu.models.families._t5 import T5Kind
+from wenlu.models.families._t5 import NEW, T5Kind
 
 FAMILY = T5Kind(
     model_type="mt5",
     architectures={"MT5ForConditionalGeneration": frozenset({"language_model"})},
+    new=NEW,
     scaled=False,
     projection="gated-gelu",
 )

@@ -6,32 +6,27 @@ In training, their classifier for rows has a dropout before both its matrices, o
 
 from __future__ import annotations
 
-from wenlu.models.families._bert import KEYS, BertKind, architectures
-from wenlu.models.families._transformer import table
+from wenlu.models.families._bert import BertKind, architectures, keys
+from wenlu.models.families._tables import table
 from wenlu.models.families.bert import LAYERS
 
 HEADS = """
-    lm_head.dense             -> head.transform.dense
-    lm_head.layer_norm        -> head.transform.norm
-    lm_head.decoder           -> head.output
-    lm_head                   -> head
-"""
-OF_ROWS = """
-    classifier.dense          -> head.pooler
-    classifier.out_proj       -> head.classifier
+    lm_head.{dense,layer_norm}     -> head.transform.{dense,norm}
+    lm_head.decoder                -> head.output
+    lm_head.bias                   -> head.bias
 """
 
 FAMILY = BertKind(
     model_type="roberta",
-    entries=table(OF_ROWS, only="sequence")
+    entries=table("classifier.{dense,out_proj} -> head.{pooler,classifier}", only="sequence")
     + table("classifier -> head.classifier", only="token")
     + table(LAYERS.replace("{p}", "roberta"))
     + table(HEADS),
     architectures=architectures("Roberta"),
     prefix="roberta.",
-    keys=KEYS,
+    keys=keys(),
     position_offset=2,
-    segments=1,
+    new={"type_vocab_size": 1},
     ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),  # a classifier uses no pooler
     copies=(("lm_head.decoder.bias", "lm_head.bias"),),
 )

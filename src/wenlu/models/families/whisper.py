@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from wenlu.models.config import ALL_BIASES
 from wenlu.models.families._bart import STACKS, BartKind
-from wenlu.models.families._transformer import table
+from wenlu.models.families._tables import table
 
 OWN = """
-    model.encoder.conv1            -> encoder.embeddings.spectrogram.first
-    model.encoder.conv2            -> encoder.embeddings.spectrogram.second
+    model.encoder.{conv1,conv2}    -> encoder.embeddings.spectrogram.{first,second}
     model.decoder.embed_tokens     -> decoder.embeddings.token
     proj_out                       -> head.output
 """
