@@ -92,7 +92,7 @@ def start_of(kind: str) -> nn.Module:
 def equipped(name: str, kind: str, *, noise: float = 0.0) -> tuple[AnyLabelled, nn.Module]:
     """The task with its labels, and a model of the kind with the task's head; noise on every parameter."""
     start = start_of(kind)
-    task = TASKS[name].for_model(start).resolved(examples_of(name), max_length=LENGTH)
+    task = TASKS[name].resolved(examples_of(name), max_length=LENGTH)
     model = task.build(task.equip(start, tokenizer(), seed=1))
     torch.manual_seed(3)
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_survives_save_load_and_export(name: str, tmp_path: Path) -> None:
     assert same(told, json.loads(json.dumps(answers(bundle, rows))))
     assert wenlu("export", run, "--format", "hf", "-o", tmp_path / "hf").exit_code == 0
     exported = load_bundle(tmp_path / "hf")
-    task = TASKS[name].for_model(exported.model).resolved(examples, max_length=LENGTH)
+    task = TASKS[name].resolved(examples, max_length=LENGTH)
     assert getattr(exported.model.config, "labels") == getattr(bundle.model.config, "labels")  # noqa: B009
     again = predict_examples(task, exported.model, examples, exported.tokenizer).answers
     assert same(told, json.loads(json.dumps(list(again))))
