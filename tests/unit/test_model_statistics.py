@@ -1,4 +1,4 @@
-"""Sizes and costs that are computed from the config, held against the real model."""
+"""Sizes and costs as they are told, held against what the model has, computes and keeps."""
 
 from __future__ import annotations
 
